@@ -1,0 +1,1 @@
+"""The host: it compresses a model into variants, sends them to devices, measures, selects and deploys."""

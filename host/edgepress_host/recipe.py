@@ -1,0 +1,217 @@
+"""A recipe: TOML in, frozen records out. What the user wrote is checked here, once; inside, the types are trusted."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from edgepress_protocol.errors import UsageError
+
+from edgepress_host import exporters, technique
+from edgepress_host.loading import did_you_mean, is_onnx_file
+from edgepress_host.strict import convert
+from edgepress_host.technique import Technique
+
+ORIGINAL = "original"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+Goal = Literal["p95_latency_ms", "peak_memory_bytes", "energy_mj", "file_bytes"]
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of the tables of a recipe."""
+
+
+class ModelTable(Record):
+    """`[model]`: `source` is `module:attr` (a torch module, or a callable that returns one) or a file.onnx."""
+
+    source: str
+
+
+class DataTable(Record):
+    """`[data]`: `source` is `module:attr` of `load(split) -> (x, y)`; the limits take the first samples of a split."""
+
+    source: str
+    validate_samples: int | None = None
+    test_samples: int | None = None
+
+
+class Guard(Record):
+    """`[guard]`: a step that loses more accuracy than `max_drop` against the original is not kept."""
+
+    max_drop: float = 0.05
+
+
+class Budget(Record):
+    """`[budget]`: what a choice must keep to on a board, and what to minimise within it."""
+
+    max_accuracy_drop: float | None = None
+    p95_latency_ms: float | None = None
+    peak_memory_bytes: int | None = None
+    energy_mj: float | None = None
+    max_file_bytes: int | None = None
+    minimise: Goal = "p95_latency_ms"
+
+
+class Variant(Record):
+    """One named way to press the model: ordered steps, exported in each of the formats."""
+
+    name: str
+    formats: tuple[str, ...]
+    steps: tuple[Technique, ...]
+
+
+class Recipe(Record):
+    """All that a compress run is told."""
+
+    model: ModelTable
+    data: DataTable
+    variants: tuple[Variant, ...]
+    metric: str = "top1"
+    seed: int = 0
+    guard: Guard = Guard()
+    budget: Budget = Budget()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the recipe's meaning: comments, layout and the place of the file do not count."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Every format that some variant asks for, in a fixed order."""
+        return tuple(sorted({name for variant in self.variants for name in variant.formats}))
+
+
+class _VariantTable(Record):
+    name: str
+    formats: tuple[str, ...] = ("onnx",)
+    steps: tuple[dict[str, Any], ...] = ()
+
+
+class _RecipeFile(Record):
+    model: ModelTable
+    data: DataTable
+    variant: tuple[_VariantTable, ...] = ()
+    metric: str = "top1"
+    seed: int = 0
+    guard: Guard = Guard()
+    budget: Budget = Budget()
+
+
+def load(path: Path) -> Recipe:
+    """Read a recipe. Raises UsageError, one line with the file and the key, where it cannot be followed."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read the recipe ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    try:
+        return parse(text, folder=path.parent)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def parse(text: str, *, folder: Path = Path()) -> Recipe:
+    """Check a recipe's text; a model file is looked for from `folder`. Raises UsageError."""
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"not TOML: {error}") from error
+    file = convert(tables, _RecipeFile)
+    variants = tuple(_variant(table, index) for index, table in enumerate(file.variant))
+    recipe = Recipe(
+        model=ModelTable(source=_model_source(file.model.source, folder)),
+        data=file.data,
+        variants=variants,
+        metric=file.metric,
+        seed=file.seed,
+        guard=file.guard,
+        budget=file.budget,
+    )
+    _check_whole(recipe)
+    return recipe
+
+
+def _model_source(source: str, folder: Path) -> str:
+    if not is_onnx_file(source):
+        return source
+    path = (folder / source).resolve()
+    if not path.is_file():
+        raise UsageError(f"model.source: no file {source} beside the recipe")
+    return str(path)
+
+
+def _variant(table: _VariantTable, index: int) -> Variant:
+    where = f"variant[{index}]"
+    if not _NAME.fullmatch(table.name):
+        raise UsageError(
+            f"{where}.name: expected lower-case letters, digits and . _ - (at most 63), got {table.name!r}"
+        )
+    known = exporters.names()
+    for name in table.formats:
+        if name not in known:
+            raise UsageError(f"{where}.formats: expected some of {', '.join(known)}, got {name!r}")
+    if not table.formats:
+        raise UsageError(f"{where}.formats: expected some of {', '.join(known)}, got none")
+    if not table.steps:
+        raise UsageError(f"{where}.steps: expected at least one step; the original is always included by itself")
+    steps = tuple(_step(step, f"{where}.steps[{number}]") for number, step in enumerate(table.steps))
+    for number in range(1, len(steps)):
+        if steps[number - 1].stage == "graph" and steps[number].stage == "module":
+            raise UsageError(
+                f"{where}.steps[{number}]: {steps[number].tag} works on the torch module and must come before "
+                f"{steps[number - 1].tag}, which works on the exported file"
+            )
+    return Variant(name=table.name, formats=table.formats, steps=steps)
+
+
+def _step(table: dict[str, Any], where: str) -> Technique:
+    options = dict(table)
+    tag = options.pop("technique", None)
+    known = technique.found()
+    if not isinstance(tag, str):
+        raise UsageError(f"{where}.technique: expected one of {', '.join(known)}, got {tag!r}")
+    if tag not in known:
+        raise UsageError(
+            f"{where}.technique: expected one of {', '.join(known)}, got {tag!r}{did_you_mean(tag, list(known))}"
+        )
+    step = convert(options, known[tag], where=where)
+    try:
+        step.check()
+    except UsageError as error:
+        raise UsageError(f"{where}.{error}") from error
+    return step
+
+
+def _check_whole(recipe: Recipe) -> None:
+    if not recipe.variants:
+        raise UsageError("variant: expected at least one [[variant]] table, got none")
+    names = [variant.name for variant in recipe.variants]
+    for index, name in enumerate(names):
+        if name == ORIGINAL or name in names[:index]:
+            taken = "is the uncompressed model's own name" if name == ORIGINAL else "is taken by another variant"
+            raise UsageError(f"variant[{index}].name: {name!r} {taken}")
+    _positive(recipe.data.validate_samples, "data.validate_samples")
+    _positive(recipe.data.test_samples, "data.test_samples")
+    if not is_onnx_file(recipe.model.source):
+        return
+    for index, variant in enumerate(recipe.variants):
+        for number, step in enumerate(variant.steps):
+            if step.stage == "module":
+                raise UsageError(
+                    f"variant[{index}].steps[{number}]: {step.tag} needs a torch module; "
+                    "a model that comes as an ONNX file can only be quantized"
+                )
+        if variant.formats != ("onnx",):
+            raise UsageError(f"variant[{index}].formats: a model that comes as an ONNX file stays ONNX")
+
+
+def _positive(value: int | None, key: str) -> None:
+    if value is not None and value < 1:
+        raise UsageError(f"{key}: expected a positive number, got {value}")

@@ -1,0 +1,123 @@
+"""Wire forms of a file: as it is, zstd, or byte-shuffled by four and then zstd (dense fp32 weights).
+
+Everything streams in blocks of 1 MiB, so that a board expands a large model in little memory; nothing
+expands beyond the size that the signed manifest declares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import IO, cast
+
+import zstandard
+
+from edgepress_protocol.errors import Rejected
+from edgepress_protocol.manifest import Codec
+
+BLOCK_BYTES = 1 << 20
+WORTHWHILE = 0.95
+"""A codec must bring a file below this share of its size, else it travels as it is."""
+
+_LEVEL = 19
+_MAX_WINDOW_BYTES = 1 << 27
+
+
+def best(data: bytes) -> tuple[Codec, bytes]:
+    """Return the smallest wire form of `data`, with its codec; plain where none gains 5 %."""
+    forms: list[tuple[Codec, bytes]] = [
+        ("zstd", encode("zstd", data)),
+        ("shuffle4-zstd", encode("shuffle4-zstd", data)),
+    ]
+    codec, form = min(forms, key=lambda pair: len(pair[1]))
+    if len(form) <= WORTHWHILE * len(data):
+        return codec, form
+    return "none", data
+
+
+def encode(codec: Codec, data: bytes) -> bytes:
+    """Return the wire form of `data` under `codec`."""
+    if codec == "none":
+        return data
+    compressor = zstandard.ZstdCompressor(level=_LEVEL)
+    if codec == "zstd":
+        return compressor.compress(data)
+    return compressor.compress(b"".join(_shuffle(block) for block in _blocks(data)))
+
+
+def decode(codec: Codec, wire: Iterable[bytes], size_bytes: int) -> Iterator[bytes]:
+    """Expand a wire form, piece by piece, to exactly `size_bytes` bytes.
+
+    Raises:
+        Rejected: it is damaged, or expands to more or less than was declared.
+    """
+    expanded = wire if codec == "none" else _inflate(wire, size_bytes)
+    produced = 0
+    for piece in _unshuffled(expanded) if codec == "shuffle4-zstd" else expanded:
+        produced += len(piece)
+        if produced > size_bytes:
+            raise Rejected(f"file expands beyond the {size_bytes} bytes that its manifest declares")
+        yield piece
+    if produced != size_bytes:
+        raise Rejected(f"file expands to {produced} bytes, its manifest declares {size_bytes}")
+
+
+def _inflate(wire: Iterable[bytes], size_bytes: int) -> Iterator[bytes]:
+    reader = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES).stream_reader(
+        cast("IO[bytes]", _Source(wire))
+    )
+    produced = 0
+    try:
+        # One byte past the declared size is enough to tell that a stream lies about it.
+        while produced <= size_bytes and (piece := reader.read(min(BLOCK_BYTES, size_bytes + 1 - produced))):
+            produced += len(piece)
+            yield piece
+    except zstandard.ZstdError as error:
+        raise Rejected(f"damaged zstd stream: {error}") from error
+
+
+def _unshuffled(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    pending = bytearray()
+    for piece in pieces:
+        pending += piece
+        while len(pending) >= BLOCK_BYTES:
+            yield _unshuffle(bytes(pending[:BLOCK_BYTES]))
+            del pending[:BLOCK_BYTES]
+    if pending:
+        yield _unshuffle(bytes(pending))
+
+
+def _blocks(data: bytes) -> Iterator[bytes]:
+    for start in range(0, len(data), BLOCK_BYTES):
+        yield data[start : start + BLOCK_BYTES]
+
+
+def _shuffle(block: bytes) -> bytes:
+    return b"".join(block[lane::4] for lane in range(4))
+
+
+def _unshuffle(block: bytes) -> bytes:
+    out = bytearray(len(block))
+    start = 0
+    for lane in range(4):
+        length = len(range(lane, len(block), 4))
+        out[lane::4] = block[start : start + length]
+        start += length
+    return bytes(out)
+
+
+class _Source:
+    """The reading side of a file over an iterable of pieces, as zstandard wants it."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._rest = b""
+
+    def read(self, size: int = -1) -> bytes:
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self._rest = piece
+        taken = self._rest if size < 0 else self._rest[:size]
+        self._rest = self._rest[len(taken) :]
+        return taken
