@@ -15,7 +15,7 @@ def shift_and_flip(images: torch.Tensor, generator: torch.Generator, max_shift: 
     top, left = torch.randint(0, 2 * max_shift + 1, (2, count, 1), generator=generator)
     rows = top + torch.arange(height)
     columns = left + torch.arange(width)
-    mirrored = torch.rand(count, 1, generator=generator) < 0.5  # noqa: PLR2004 - a fair coin
+    mirrored = torch.rand(count, 1, generator=generator) < 0.5
     columns = torch.where(mirrored, columns.flip(1), columns)
     each = torch.arange(count)[:, None, None]
     return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -25,7 +25,7 @@ def load(model: nn.Module, name: str) -> nn.Module:
 
 
 def record(name: str) -> dict[str, Any]:
-    """Return what the training of the shipped weights measured: accuracies, parameters, seed, epochs, command, versions.
+    """Return what the training of the shipped weights measured: accuracies, parameters, seed, epochs, command.
 
     Raises:
         FileNotFoundError: no weights are shipped under that name.

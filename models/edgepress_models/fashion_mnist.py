@@ -5,16 +5,16 @@ Source: Xiao, Rasul, Vollgraf, "Fashion-MNIST", 2017; 60,000 training and 10,000
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 
+import click
 import numpy as np
 import numpy.typing as npt
 
 from edgepress_models import idx, sources
-from edgepress_models.sources import DataMissing
 
 SPLITS = ("train", "calibrate", "validate", "test")
 CLASSES = 10
@@ -25,7 +25,6 @@ MEAN = 0.2860
 STD = 0.3530
 
 _SPLIT_SEED = 0
-_USAGE = "usage: python -m edgepress_models.fashion_mnist where|fetch"
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -35,12 +34,12 @@ Labels = npt.NDArray[np.int64]
 def load(split: str) -> tuple[Images, Labels]:
     """Return the images, float32 (N, 1, 28, 28), normalised to mean 0 and deviation 1, and their labels, int64 (N,).
 
-    `calibrate` (1,000) and `validate` (5,000) are cut from the 60,000 training images, equally many of each class; `train` is the
-    remaining 54,000; `test` is the official 10,000. The arrays are shared between callers, so they are read-only.
+    `calibrate` (1,000) and `validate` (5,000) are cut from the 60,000 training images, equally many of each class;
+    `train` is the remaining 54,000; `test` is the official 10,000. Callers share the arrays, so they are read-only.
 
     Raises:
         ValueError: there is no such split.
-        DataMissing: the data set is in none of the places; the message says what to install.
+        sources.DataMissing: the data set is in none of the places; the message says what to install.
     """
     if split not in SPLITS:
         raise ValueError(f"expected one of the splits {', '.join(SPLITS)}, got {split!r}")
@@ -87,27 +86,34 @@ def _official(part: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     return images, labels
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run `where` (say where each file was found) or `fetch` (fill the cache folder without root); return the exit status."""
-    places = sources.Places.of(os.environ)
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Find or fetch the data set."""
+
+
+@main.command()
+def where() -> None:
+    """Print where each file is found, after checking it."""
+    with _one_line_errors():
+        for member in sources.MEMBERS:
+            click.echo(sources.where(member, sources.Places.of(os.environ)))
+
+
+@main.command()
+def fetch() -> None:
+    """Fill the cache folder without root, and print the folder."""
+    with _one_line_errors():
+        click.echo(sources.fetch(sources.Places.of(os.environ)))
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
     try:
-        match arguments:
-            case ["where"]:
-                for member in sources.MEMBERS:
-                    print(sources.where(member, places))
-            case ["fetch"]:
-                print(sources.fetch(places))
-            case _:
-                print(
-                    f"error: expected `where` or `fetch`, got {' '.join(arguments) or 'nothing'}; {_USAGE}",
-                    file=sys.stderr,
-                )
-                return 2
-    except DataMissing as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        yield
+    except sources.DataMissing as error:
+        click.echo(f"error: {error}", err=True)
+        raise SystemExit(1) from error
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(prog_name="python -m edgepress_models.fashion_mnist")

@@ -1,7 +1,8 @@
 """The IDX format of the MNIST family: a big-endian header, then unsigned bytes.
 
-Source: LeCun, Cortes, Burges, "The MNIST database of handwritten digits", section "File formats": two zero bytes, a type code (0x08 is
-an unsigned byte), the number of dimensions, each dimension as a 32-bit big-endian number, then the values in row-major order.
+Source: LeCun, Cortes, Burges, "The MNIST database of handwritten digits", section "File formats": two zero bytes,
+a type code (0x08 is an unsigned byte), the number of dimensions, each dimension as a 32-bit big-endian number, then
+the values in row-major order.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""LeNet-5 with ReLU and max-pooling, for 28×28 images.
+"""LeNet-5 with ReLU and max-pooling, for 28 by 28 images.
 
 Source: LeCun et al., "Gradient-based learning applied to document recognition", 1998, section II.B.
 """
@@ -12,7 +12,7 @@ from edgepress_models import checkpoint
 
 
 class LeNet5(nn.Module):
-    """Two 5×5 convolutions and three dense layers.
+    """Two 5 by 5 convolutions and three dense layers.
 
     Input (N, 1, 28, 28) float32, normalised by the loader; output logits (N, classes).
     """

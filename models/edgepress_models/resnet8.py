@@ -1,6 +1,6 @@
 """ResNet-8 in the shape of MLPerf Tiny's image classification reference, for one input channel.
 
-Source: Banbury et al., "MLPerf Tiny Benchmark", 2021, section 4.1 (a CIFAR-10 ResNet of He et al., 2016, with three stacks).
+Source: Banbury et al., "MLPerf Tiny Benchmark", 2021: a CIFAR-10 ResNet (He et al., 2016) of three stacks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from edgepress_models import checkpoint
 
 
 class Residual(nn.Module):
-    """Two 3×3 convolutions beside a shortcut, (N, C_in, H, W) → (N, C_out, H / stride, W / stride)."""
+    """Two 3 by 3 convolutions beside a shortcut, (N, C_in, H, W) → (N, C_out, H / stride, W / stride)."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()

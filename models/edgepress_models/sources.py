@@ -1,7 +1,7 @@
 """Where the four files of Fashion-MNIST come from: a cache folder, a Debian package, or the data set's home.
 
-Every source is checked against the same SHA-256 before a byte of it is used. The digests are of the unpacked files, because Debian and the
-home of the data set pack the same files with different gzip headers.
+Every source is checked against the same SHA-256 before a byte of it is used. The digests are of the unpacked files,
+because Debian and the home of the data set pack the same files with different gzip headers.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Places:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Places:
-        """Return the usual places; `$EDGEPRESS_DATA`, where set, replaces `~/.cache/edgepress` as the folder of the cache."""
+        """Return the usual places; `$EDGEPRESS_DATA`, where set, replaces `~/.cache/edgepress` for the cache."""
         configured = environment.get("EDGEPRESS_DATA")
         root = Path(configured) if configured else Path("~/.cache/edgepress").expanduser()
         return cls(cache=root / "fashion-mnist")
@@ -126,7 +126,7 @@ def where(member: Member, places: Places) -> str:
 
 
 def fetch(places: Places, tools: Callable[[str], str | None] = shutil.which) -> Path:
-    """Fill the cache folder without root, through apt where it works or else from the data set's home; return the folder.
+    """Fill the cache folder without root, by apt where it works or else from the data set's home; return the folder.
 
     Raises:
         DataMissing: neither apt nor the home of the data set gave the files.
@@ -138,11 +138,11 @@ def fetch(places: Places, tools: Callable[[str], str | None] = shutil.which) -> 
         _fetch_by_apt(lacking, places.cache, tools)
     except Unusable as apt_error:
         _log.warning("apt did not give Fashion-MNIST (%s); downloading from %s", apt_error, places.home_url)
-        for member in lacking:
-            try:
+        try:
+            for member in lacking:
                 _download(member, places)
-            except (Unusable, OSError) as error:
-                raise DataMissing(f"Fashion-MNIST cannot be fetched: apt: {apt_error}; download: {error}") from error
+        except (Unusable, OSError) as error:
+            raise DataMissing(f"Fashion-MNIST cannot be fetched: apt: {apt_error}; download: {error}") from error
     return places.cache
 
 
@@ -190,7 +190,7 @@ def _download(member: Member, places: Places) -> bytes:
         response = connection.getresponse()
         if response.status != http.client.OK:
             raise Unusable(f"expected {url.geturl()}, got HTTP status {response.status}")
-        # Deflate never grows a file by more than a few bytes per block, so a packed file is no longer than an unpacked one and its header.
+        # Deflate grows no file by more than a few bytes per block, so that this holds the longest honest answer.
         packed = response.read(member.unpacked_bytes + 4096)
     except http.client.HTTPException as error:
         raise Unusable(f"expected {url.geturl()}, got a broken answer ({error!r})") from error

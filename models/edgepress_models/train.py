@@ -1,33 +1,33 @@
 """Train a model of the zoo on Fashion-MNIST, and ship what was measured.
 
-`python -m edgepress_models.train resnet8` writes `weights/resnet8.safetensors` and `weights/resnet8.json`. The epoch that is best on the
-validate split is kept; the test split is read once, after that choice.
+`python -m edgepress_models.train resnet8` writes `weights/resnet8.safetensors` and `weights/resnet8.json`. The epoch
+that is best on the validate split is kept; the test split is read once, after that choice.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from edgepress_models import augment, checkpoint, fashion_mnist, lenet5, resnet8
+from edgepress_models import augment, checkpoint, fashion_mnist, lenet5, resnet8, sources
 
 _WEIGHTS = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How one architecture is trained: stochastic gradient descent with Nesterov momentum under a one-cycle learning rate."""
+    """How one architecture is trained: gradient descent with Nesterov momentum and a one-cycle learning rate."""
 
     build: Callable[[], nn.Module]
     epochs: int
@@ -47,11 +47,12 @@ def train(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return the model at its best epoch, and that epoch's number and accuracy on the validate split.
 
-    With `bfloat16` the forward pass runs under autocast, which halves the time on processors with AVX512-BF16; the weights stay float32.
+    With `bfloat16` the forward pass runs under autocast, which is faster on processors with AVX512-BF16; the weights
+    stay float32.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    model = settings.build().to(memory_format=torch.channels_last)
+    model = settings.build().to(memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in the stub
     images, labels = map(torch.tensor, fashion_mnist.load("train"))
     steps_per_epoch = len(labels) // settings.batch
     optimizer = torch.optim.SGD(
@@ -65,7 +66,7 @@ def train(
     best_model = model
     for epoch in range(1, epochs + 1):
         order = torch.randperm(len(labels), generator=generator)[: steps_per_epoch * settings.batch]
-        for chosen in order.split(settings.batch):
+        for chosen in torch.split(order, settings.batch):
             batch = augment.shift_and_flip(images[chosen], generator)
             _descend(model, batch, labels[chosen], optimizer, bfloat16)
             schedule.step()
@@ -86,20 +87,17 @@ def _descend(
         logits = model(images.contiguous(memory_format=torch.channels_last))
     loss = nn.functional.cross_entropy(logits.float(), labels)
     optimizer.zero_grad()
-    loss.backward()
+    torch.autograd.backward(loss)
     optimizer.step()
 
 
 def accuracy(model: nn.Module, split: str, batch: int = 500) -> float:
-    """Return the share of a split's images, 0 to 1, whose largest logit is the right class; the model is left in eval mode."""
+    """Return the share of a split's images, 0 to 1, whose largest logit is right; the model is left in eval mode."""
     images, labels = map(torch.tensor, fashion_mnist.load(split))
     model.eval()
     with torch.inference_mode():
-        right = sum(
-            int((model(some).argmax(1) == truth).sum())
-            for some, truth in zip(images.split(batch), labels.split(batch), strict=True)
-        )
-    return right / len(labels)
+        chosen = torch.cat([model(some).argmax(1) for some in torch.split(images, batch)])
+    return int((chosen == labels).sum()) / len(labels)
 
 
 def _describe(progress: Progress, bar: TaskID, epoch: int, epochs: int, reached: float) -> None:
@@ -109,59 +107,44 @@ def _describe(progress: Progress, bar: TaskID, epoch: int, epochs: int, reached:
         progress.console.print(line)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m edgepress_models.train", description=__doc__.splitlines()[0])
-    parser.add_argument("model", choices=ZOO)
-    parser.add_argument("--epochs", type=int, help="default: what the shipped weights were trained for")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--out", type=Path, default=_WEIGHTS, metavar="DIR", help="default: the package's own weights folder"
-    )
-    parser.add_argument(
-        "--threads", type=int, default=1, help="default 1: on a busy machine more threads are many times slower"
-    )
-    parser.add_argument(
-        "--bfloat16", action="store_true", help="run the forward pass in bfloat16 (faster with AVX512-BF16)"
-    )
-    return parser
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Train, measure and write one model; return the exit status."""
-    chosen = _parser().parse_args(arguments)
-    settings = ZOO[chosen.model]
-    epochs = settings.epochs if chosen.epochs is None else chosen.epochs
-    if epochs < 1:
-        print(f"error: expected --epochs of at least 1, got {epochs}", file=sys.stderr)
-        return 2
-    torch.set_num_threads(chosen.threads)
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("name", metavar="MODEL", type=click.Choice(list(ZOO)))
+@click.option("--epochs", type=click.IntRange(min=1), help="Default: what the shipped weights were trained for.")
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default=_WEIGHTS, help="Default: the package's."
+)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="More are slower when busy.")
+@click.option("--bfloat16", is_flag=True, help="Run the forward pass in bfloat16; faster with AVX512-BF16.")
+def main(name: str, epochs: int | None, seed: int, out: Path, threads: int, bfloat16: bool) -> None:
+    """Train MODEL, measure it, and write its weights and their record."""
+    settings = ZOO[name]
+    torch.set_num_threads(threads)
     started_s = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns) as progress:
-            model, best = train(settings, epochs, chosen.seed, chosen.bfloat16, progress)
-    except fashion_mnist.DataMissing as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+            model, best = train(settings, epochs or settings.epochs, seed, bfloat16, progress)
+    except sources.DataMissing as error:
+        click.echo(f"error: {error}", err=True)
+        raise SystemExit(1) from error
     measured = {
-        "model": chosen.model,
+        "model": name,
         "params": sum(parameter.numel() for parameter in model.parameters()),
         "test_accuracy": accuracy(model, "test"),
         "validate_accuracy": best["validate_accuracy"],
         "best_epoch": best["epoch"],
-        "epochs": epochs,
-        "seed": chosen.seed,
+        "epochs": epochs or settings.epochs,
+        "seed": seed,
         "seconds": round(time.monotonic() - started_s, 1),
-        "threads": chosen.threads,
+        "threads": threads,
         "torch": torch.__version__,
-        "command": shlex.join(["python", "-m", "edgepress_models.train", *arguments]),
+        "command": shlex.join(["python", "-m", "edgepress_models.train", *sys.argv[1:]]),
     }
-    weights = checkpoint.save(model, measured, chosen.model, chosen.out)
-    print(
-        f"{weights}: test {measured['test_accuracy']:.2%}, validate {measured['validate_accuracy']:.2%}, {measured['seconds']} s"
-    )
-    return 0
+    weights = checkpoint.save(model, measured, name, out)
+    reached = f"test {measured['test_accuracy']:.2%}, validate {measured['validate_accuracy']:.2%}"
+    click.echo(f"{weights}: {reached}, {measured['seconds']} s")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(prog_name="python -m edgepress_models.train")
