@@ -62,9 +62,8 @@ def decode(codec: Codec, wire: Iterable[bytes], size_bytes: int) -> Iterator[byt
 
 
 def _inflate(wire: Iterable[bytes], size_bytes: int) -> Iterator[bytes]:
-    reader = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES).stream_reader(
-        cast("IO[bytes]", _Source(wire))
-    )
+    source = cast("IO[bytes]", _Source(wire))
+    reader = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES).stream_reader(source)
     produced = 0
     try:
         # One byte past the declared size is enough to tell that a stream lies about it.

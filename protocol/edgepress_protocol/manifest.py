@@ -17,7 +17,7 @@ CHUNK_BYTES = 64 * 1024
 MAX_BLOB_BYTES = 4 * 1024**3
 MAX_CHUNKS = 1 << 20
 
-Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 ChunkDigest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 BlobSize = Annotated[int, msgspec.Meta(ge=1, le=MAX_BLOB_BYTES)]
 Codec = Literal["none", "zstd", "shuffle4-zstd"]
@@ -87,8 +87,8 @@ class Golden(msgspec.Struct, frozen=True):
     """Golden vectors: what the host's runtime computed from this very file.
 
     A safetensors file with `input.<i>` and `output.<i>` (i: position in the manifest's inputs and outputs),
-    each (N, …) with N samples. An output passes when max|device - host| <= atol + rtol * max|host|, in the stored type's own steps
-    for integer outputs.
+    each (N, …) with N samples. An output passes when max|device - host| <= atol + rtol * max|host|, in the
+    stored type's own steps for integer outputs.
     """
 
     blob: Blob
@@ -100,7 +100,7 @@ class Manifest(msgspec.Struct, frozen=True, tag="manifest"):
     """A variant in one format, ready to run."""
 
     variant: Name
-    format: Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+    format: Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]
     model: Blob
     inputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(min_length=1, max_length=64)]
     outputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(min_length=1, max_length=64)]

@@ -18,7 +18,7 @@ from edgepress_protocol.version import SPOKEN
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 
 Generation = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
-TrialId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
+TrialId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 DeploymentId = TrialId
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]

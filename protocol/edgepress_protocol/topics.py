@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from edgepress_protocol.errors import Rejected, UsageError
 
 ROOT = "edgepress/v1"
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z"
 _NAME = re.compile(NAME_PATTERN)
-_DIGEST = re.compile(r"^[0-9a-f]{64}$")
+_DIGEST = re.compile(r"^[0-9a-f]{64}\Z")
 
 
 def check_name(name: str, what: str) -> str:

@@ -1,0 +1,42 @@
+"""What once crossed the wire decodes for ever, and is written the same way still."""
+
+import json
+
+import examples
+import msgspec
+import pytest
+from edgepress_protocol.messages import ToDevice, ToHost, decode_signed, decode_to_device, decode_to_host
+from edgepress_protocol.signing import PrivateKey
+from edgepress_protocol.transfer import decode_frame
+
+GOLDEN = json.loads(examples.GOLDEN.read_text())
+
+
+@pytest.mark.parametrize("name", examples.TO_HOST)
+def test_to_host_bytes_decode_to_what_they_meant(name: str) -> None:
+    assert decode_to_host(bytes.fromhex(GOLDEN[name])) == examples.TO_HOST[name]
+
+
+@pytest.mark.parametrize("name", examples.TO_DEVICE)
+def test_to_device_bytes_decode_to_what_they_meant(name: str) -> None:
+    assert decode_to_device(bytes.fromhex(GOLDEN[name])) == examples.TO_DEVICE[name]
+
+
+def test_the_bytes_are_still_written_the_same() -> None:
+    written = examples.encoded()
+    assert {name: written[name] for name in GOLDEN} == GOLDEN
+
+
+def test_every_message_has_golden_bytes() -> None:
+    tags = {kind.__struct_config__.tag for kind in (*ToHost.__args__, *ToDevice.__args__)}
+    assert tags == {
+        msgspec.msgpack.decode(bytes.fromhex(raw))["type"]
+        for name, raw in GOLDEN.items()
+        if name not in {"signed", "frame"}
+    }
+
+
+def test_the_golden_signature_and_frame_still_open() -> None:
+    signed = decode_signed(bytes.fromhex(GOLDEN["signed"]))
+    assert PrivateKey(bytes(32), "golden").public.verify("manifest", signed) == b"payload"
+    assert decode_frame(bytes.fromhex(GOLDEN["frame"])).index == 0
