@@ -1,0 +1,56 @@
+# make demo   the main job end to end: compress, push, profile, select, deploy, on this machine
+# make test   every test, on every Python >= 3.10 that the machine has
+# make lint   ruff and mypy          make bench   tables of docs/benchmarks.md, minutes each
+#
+# Each does its own set-up and re-uses it. PYTHON=… chooses the interpreter (3.11 or newer);
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch's CPU build where the default one brings CUDA.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH_INDEX ?=
+PIP := -m pip --disable-pip-version-check install --quiet
+BIN := .venv/bin
+export OMP_NUM_THREADS := 1
+
+.PHONY: demo test lint bench setup data other-pythons clean
+
+demo: setup .venv-tflite/ready data
+	$(BIN)/edgepress demo --out runs/demo --tflite-python .venv-tflite/bin/python
+
+test: setup .venv-tflite/ready data
+	$(BIN)/python -m pytest
+	$(BIN)/python tests/other_pythons.py
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: setup data
+	$(BIN)/python benchmarks/transfer.py
+
+setup: .venv/ready
+
+# torch goes first and alone, so that no looser requirement picks another build of it.
+.venv/ready: pyproject.toml
+	@echo "Setting up .venv with $(PYTHON): a few minutes and about 3 GB the first time"
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edgepress: the host needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python $(PIP) "$$(sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)" $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(BIN)/python $(PIP) --editable '.[dev]'
+	@touch $@
+
+# tflite-runtime needs numpy < 2, so it has an environment of its own, and a Python below 3.12.
+.venv-tflite/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-tflite
+	.venv-tflite/bin/python $(PIP) --editable '.[tflite-runtime,test]'
+	@touch $@
+
+# The data set: where it already is, else as a system package where we may install one, else without root.
+data: setup
+	@$(BIN)/python -m edgepress_models.fashion_mnist where 2>/dev/null \
+	|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq dataset-fashion-mnist >/dev/null \
+	     && $(BIN)/python -m edgepress_models.fashion_mnist where; } \
+	|| $(BIN)/python -m edgepress_models.fashion_mnist fetch
+
+clean:
+	rm -rf .venv .venv-* runs build dist

@@ -1,0 +1,80 @@
+"""Run the tests of protocol and agent on every other Python >= 3.10 that this machine has.
+
+Boards carry the Python of their system (3.10 on JetPack 6), so the agent must run on all of them. Each
+interpreter gets a virtual environment of its own (.venv-3.10, …), with the agent and the test tools alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MINORS = (10, 11, 12, 13, 14)
+TESTS = ["tests/protocol", "tests/device_agent"]
+
+
+def interpreters() -> dict[str, Path]:
+    """Version ("3.10") to a program that really is that version, this one's left out."""
+    found = {}
+    for minor in MINORS:
+        version = f"3.{minor}"
+        candidates = [shutil.which(f"python{version}"), *Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
+        for program in filter(None, candidates):
+            if minor != sys.version_info.minor and says(program, version):
+                found[version] = Path(program)
+                break
+    return found
+
+
+def says(program: str | Path, version: str) -> bool:
+    """A pyenv shim stands on the PATH for versions that are not active, and fails when it is called."""
+    asked = subprocess.run(
+        [program, "-c", "import sys, venv; print('%d.%d' % sys.version_info[:2])"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return asked.stdout.strip() == version
+
+
+def prepared(version: str, program: Path) -> Path:
+    """The interpreter's environment, made anew when pyproject.toml changed."""
+    venv = ROOT / f".venv-{version}"
+    stamp, wanted = venv / "ready", hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    if not stamp.exists() or stamp.read_text() != wanted:
+        subprocess.run([program, "-m", "venv", venv], check=True)
+        pip = [venv / "bin/python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+        subprocess.run([*pip, "--editable", f"{ROOT}[agent,test]"], check=True)
+        stamp.write_text(wanted)
+    return venv / "bin/python"
+
+
+def run(version: str, program: Path) -> tuple[str, int, str]:
+    python = prepared(version, program)
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
+    done = subprocess.run(command, check=False, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return version, done.returncode, done.stdout
+
+
+def main() -> int:
+    every = interpreters()
+    if not every:
+        print("no other Python >= 3.10 on this machine: nothing more to run")
+        return 0
+    failed = False
+    with ThreadPoolExecutor(2) as pool:
+        for version, code, output in pool.map(lambda pair: run(*pair), every.items()):
+            failed |= code != 0
+            print(f"== Python {version}: {output.strip().splitlines()[-1]}")
+            if code:
+                print(output)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
