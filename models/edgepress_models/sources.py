@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import urllib.parse
+import urllib.request
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -183,19 +184,13 @@ def _download(member: Member, places: Places) -> bytes:
         Unusable: the address gave something else.
         OSError: the address cannot be reached, or the cache folder cannot be written.
     """
-    url = urllib.parse.urlsplit(urllib.parse.urljoin(places.home_url, member.name))
-    connection = http.client.HTTPConnection(url.netloc, timeout=_DOWNLOAD_TIMEOUT_S)
+    url = urllib.parse.urljoin(places.home_url, member.name)
     try:
-        connection.request("GET", url.path)
-        response = connection.getresponse()
-        if response.status != http.client.OK:
-            raise Unusable(f"expected {url.geturl()}, got HTTP status {response.status}")
-        # Deflate grows no file by more than a few bytes per block, so that this holds the longest honest answer.
-        packed = response.read(member.unpacked_bytes + 4096)
+        with urllib.request.urlopen(url, timeout=_DOWNLOAD_TIMEOUT_S) as response:  # noqa: S310 - our own address
+            # Deflate grows no file by more than a few bytes per block, so that this holds the longest honest answer.
+            packed = response.read(member.unpacked_bytes + 4096)
     except http.client.HTTPException as error:
-        raise Unusable(f"expected {url.geturl()}, got a broken answer ({error!r})") from error
-    finally:
-        connection.close()
+        raise Unusable(f"expected {url}, got a broken answer ({error!r})") from error
     content = unpack(packed, member)
     write_atomically(places.cache / member.name, packed)
     return content
