@@ -93,7 +93,7 @@ def main() -> None:
 
 @main.command()
 def where() -> None:
-    """Print where each file is found, after checking it."""
+    """Print where each file is found, after checking it; what only the home of the data set has is downloaded."""
     with _one_line_errors():
         for member in sources.MEMBERS:
             click.echo(sources.where(member, sources.Places.of(os.environ)))

@@ -29,11 +29,11 @@ _DOWNLOAD_TIMEOUT_S = 20.0
 _log = logging.getLogger(__name__)
 
 
-class DataMissing(RuntimeError):
+class DataMissing(RuntimeError):  # noqa: N818 - it names the state of the data set
     """The data set is in none of the places; the message is one line that says what to install."""
 
 
-class Unusable(ValueError):
+class Unusable(ValueError):  # noqa: N818 - it names what a source gave
     """A source gave something other than the file that was asked for."""
 
 
@@ -137,7 +137,7 @@ def fetch(places: Places, tools: Callable[[str], str | None] = shutil.which) -> 
         return places.cache
     try:
         _fetch_by_apt(lacking, places.cache, tools)
-    except Unusable as apt_error:
+    except (Unusable, OSError) as apt_error:
         _log.warning("apt did not give Fashion-MNIST (%s); downloading from %s", apt_error, places.home_url)
         try:
             for member in lacking:

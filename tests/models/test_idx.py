@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import doctest
 import struct
+from types import ModuleType
 
 import numpy as np
 import pytest
-from edgepress_models import idx
+from edgepress_models import fashion_mnist, idx
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -51,3 +53,10 @@ def test_any_bytes_are_read_or_refused(content: bytes, dimensions: int) -> None:
 def test_another_number_of_dimensions_is_refused() -> None:
     with pytest.raises(ValueError, match="expected IDX magic 00000803, got 00000801"):
         idx.parse(packed(np.zeros(3, np.uint8)), dimensions=3)
+
+
+@pytest.mark.parametrize("module", [idx, fashion_mnist])
+def test_the_examples_in_the_docstrings_are_true(module: ModuleType) -> None:
+    found = doctest.testmod(module)
+    assert found.attempted > 0
+    assert found.failed == 0
