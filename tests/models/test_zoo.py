@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from importlib import resources
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -51,3 +53,15 @@ def test_the_shipped_weights_reach_what_their_record_says(name: str) -> None:
 def test_weights_of_another_architecture_are_refused() -> None:
     with pytest.raises(RuntimeError, match="size mismatch"):
         checkpoint.load(resnet8.narrow(), "resnet8")
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_page_says_what_the_record_says(name: str) -> None:
+    record = checkpoint.record(name)
+    weights_bytes = len((resources.files("edgepress_models") / "weights" / f"{name}.safetensors").read_bytes())
+    page = (Path(__file__).parents[2] / "docs/how-to/train-the-zoo.md").read_text()
+    figures = (
+        f"| {record['params']:,} | {record['validate_accuracy']:.2%} | {record['test_accuracy']:.2%} "
+        f"| {weights_bytes:,} bytes |"
+    )
+    assert figures in page
