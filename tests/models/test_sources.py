@@ -131,6 +131,6 @@ def test_a_gzip_bomb_is_not_unpacked_beyond_the_known_length() -> None:
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     places = Places(tmp_path / "file" / "cache", sources.DEBIAN_FOLDER, UNREACHABLE)
-    with pytest.raises(DataMissing, match="cannot be fetched: apt: .*; download: ") as caught:
+    with pytest.raises(DataMissing, match=r"cannot be fetched: apt: .*; download: ") as caught:
         sources.fetch(places)
     assert "\n" not in str(caught.value)
