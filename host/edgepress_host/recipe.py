@@ -6,20 +6,19 @@ import hashlib
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from edgepress_protocol.errors import UsageError
 
 from edgepress_host import exporters, technique
+from edgepress_host.budget import Budget
 from edgepress_host.loading import did_you_mean, is_onnx_file
 from edgepress_host.strict import convert
 from edgepress_host.technique import Technique
 
 ORIGINAL = "original"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-
-Goal = Literal["p95_latency_ms", "peak_memory_bytes", "energy_mj", "file_bytes"]
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -44,17 +43,6 @@ class Guard(Record):
     """`[guard]`: a step that loses more accuracy than `max_drop` against the original is not kept."""
 
     max_drop: float = 0.05
-
-
-class Budget(Record):
-    """`[budget]`: what a choice must keep to on a board, and what to minimise within it."""
-
-    max_accuracy_drop: float | None = None
-    p95_latency_ms: float | None = None
-    peak_memory_bytes: int | None = None
-    energy_mj: float | None = None
-    max_file_bytes: int | None = None
-    minimise: Goal = "p95_latency_ms"
 
 
 class Variant(Record):
@@ -197,6 +185,7 @@ def _check_whole(recipe: Recipe) -> None:
         if name == ORIGINAL or name in names[:index]:
             taken = "is the uncompressed model's own name" if name == ORIGINAL else "is taken by another variant"
             raise UsageError(f"variant[{index}].name: {name!r} {taken}")
+    recipe.budget.check()
     _positive(recipe.data.validate_samples, "data.validate_samples")
     _positive(recipe.data.test_samples, "data.test_samples")
     if not is_onnx_file(recipe.model.source):

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 import numpy as np
-from edgepress_protocol.errors import UsageError
+from edgepress_protocol.errors import EdgepressError, UsageError
 from torch import nn
 
 from edgepress_host import techniques
@@ -21,6 +21,10 @@ from edgepress_host.loading import did_you_mean
 
 Stage = Literal["module", "graph"]
 S = TypeVar("S", bound=msgspec.Struct)
+
+
+class StepFailed(EdgepressError):  # noqa: N818 - it names what happened to the step
+    """A step cannot be done on this model; that is its variant's verdict, and the others go on."""
 
 
 class Workbench(msgspec.Struct, frozen=True):
@@ -59,6 +63,10 @@ class Technique(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     def extra_key(self) -> str:
         """Whatever else decides the result and is not in the options, for the cache key."""
         return ""
+
+    def base(self) -> str | None:
+        """`module:attr` of the module that the result has the structure of, where that is not the input's."""
+        return None
 
     def apply_module(self, model: nn.Module, bench: Workbench) -> nn.Module:
         """Return a new module; `model` stays as it is."""

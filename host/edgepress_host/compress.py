@@ -1,0 +1,231 @@
+"""The main path of compression: a recipe in, variants out, each one measured in the runtime that will run it.
+
+    original → export ─┐
+    step → step → …    ├→ for each format: measure, judge, keep the best so far → file, golden vectors
+    (cached prefixes) ─┘                          … and last of all: the test split, once, for the report
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from edgepress_host import exporters, golden, variants
+from edgepress_host.judge import judge, sum_up
+from edgepress_host.measure import same_content
+from edgepress_host.recipe import ORIGINAL, Recipe, Variant
+from edgepress_host.store import disk, write_atomically
+from edgepress_host.strict import fields_of
+from edgepress_host.technique import StepFailed, Technique
+from edgepress_host.training import one_thread
+from edgepress_host.variants import Measured, StepResult, VariantResult, Variants
+from edgepress_host.workshop import Pressed, Workshop
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """Where a run stands: `done` of `total` steps, and what it is at."""
+
+    done: int
+    total: int
+    doing: str
+
+
+class Baseline(msgspec.Struct, frozen=True):
+    """The uncompressed model in one format; `pressed` is None where it does not export, for `reason`."""
+
+    pressed: Pressed | None
+    measured: Measured | None
+    reason: str = ""
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    result: VariantResult
+    content: bytes | None
+
+
+def compress(recipe: Recipe, out: Path, *, progress: Callable[[Progress], None] = lambda _: None) -> Variants:
+    """Make every variant of the recipe under `out`, with `variants.json` beside them.
+
+    A run that was stopped goes on where it was: finished steps come from `out/.cache`.
+    Raises UsageError (recipe, model or data cannot be used) and Unavailable (the disk).
+    """
+    with disk(out):
+        out.mkdir(parents=True, exist_ok=True)
+    clock = _Clock(recipe, progress)
+    with one_thread():
+        shop = Workshop(recipe, out, clock.say)
+        baselines = {name: _baseline(shop, name, clock) for name in recipe.formats}
+        kept = [_original(name, baseline) for name, baseline in baselines.items()]
+        kept += [
+            _press(shop, variant, name, baselines[name], clock)
+            for variant in recipe.variants
+            for name in variant.formats
+        ]
+        evaluation = golden.write_evaluation(out, shop.data.split("validate"))
+        results = [_delivered(shop, out, one) for one in kept]
+        results = _tested(shop, kept, results, clock)
+    found = Variants(
+        recipe_digest=recipe.digest,
+        model=recipe.model.source,
+        metric=recipe.metric,
+        seed=recipe.seed,
+        max_drop=recipe.guard.max_drop,
+        budget=recipe.budget,
+        evaluation=evaluation,
+        variants=tuple(results),
+    )
+    variants.write(out, found)
+    return found
+
+
+def _baseline(shop: Workshop, format_: str, clock: _Clock) -> Baseline:
+    clock.begin(f"{ORIGINAL}.{format_}")
+    try:
+        pressed = shop.start(format_)
+        return Baseline(pressed, shop.measure(format_, pressed))
+    except StepFailed as error:
+        return Baseline(None, None, str(error))
+    finally:
+        clock.end()
+
+
+def _original(format_: str, baseline: Baseline) -> _Kept:
+    result = VariantResult(
+        name=ORIGINAL,
+        format=format_,
+        verdict="failed" if baseline.pressed is None else "ok",
+        reason=baseline.reason or "the model as it came",
+        steps=(),
+        kept_steps=0,
+        seconds=0.0,
+    )
+    return _Kept(_with_measured(result, baseline.measured), baseline.pressed and baseline.pressed.graph)
+
+
+def _press(shop: Workshop, variant: Variant, format_: str, baseline: Baseline, clock: _Clock) -> _Kept:
+    """Do a variant's steps one after the other, and keep the last state that the guard let pass."""
+    steps: list[StepResult] = []
+    kept = 0
+    pressed, measured = baseline.pressed, baseline.measured
+    for number, step in enumerate(variant.steps, start=1):
+        clock.begin(f"{variant.name}.{format_}, {step.tag}")
+        if pressed is not None and measured is not None and kept == number - 1:
+            assert baseline.measured is not None
+            result, after = _step(shop, step, format_, pressed, measured, baseline.measured)
+            steps.append(result)
+            if after is not None and result.measured is not None and result.verdict != "accuracy guard":
+                kept, pressed, measured = number, after, result.measured
+        clock.end()
+    if baseline.pressed is None:
+        verdict, reason = "failed", f"the original does not work in this format: {baseline.reason}"
+    else:
+        verdict, reason = sum_up(tuple(steps), kept)
+    result_ = VariantResult(
+        name=variant.name,
+        format=format_,
+        verdict=verdict,
+        reason=reason,
+        steps=tuple(steps),
+        kept_steps=kept,
+        seconds=round(sum(step.seconds for step in steps), 3),
+    )
+    if kept == 0 or pressed is None or verdict == "failed":
+        return _Kept(result_, None)
+    return _Kept(_with_measured(result_, measured), pressed.graph)
+
+
+def _step(
+    shop: Workshop, step: Technique, format_: str, before: Pressed, measured: Measured, original: Measured
+) -> tuple[StepResult, Pressed | None]:
+    options = fields_of(step)
+    try:
+        outcome = shop.step(step, before, format_)
+        after = shop.measure(format_, outcome.pressed)
+    except StepFailed as error:
+        failed = StepResult(technique=step.tag, options=options, verdict="failed", reason=str(error), seconds=0.0)
+        return failed, None
+    verdict, reason = judge(
+        tag=step.tag,
+        before=measured,
+        after=after,
+        original=original,
+        same=same_content(format_, before.graph, outcome.pressed.graph),
+        max_drop=shop.recipe.guard.max_drop,
+    )
+    result = StepResult(
+        technique=step.tag,
+        options=options,
+        verdict=verdict,
+        reason=reason,
+        seconds=outcome.seconds,
+        measured=after,
+        notes=outcome.notes,
+    )
+    return result, outcome.pressed
+
+
+def _delivered(shop: Workshop, out: Path, kept: _Kept) -> VariantResult:
+    """Write a variant's file and golden vectors."""
+    if kept.content is None:
+        return kept.result
+    exporter = exporters.get(kept.result.format)
+    file = f"{kept.result.name}{exporter.SUFFIX}"
+    write_atomically(out / file, kept.content)
+    inputs, outputs = exporter.tensors(kept.content)
+    samples = shop.data.split("calibrate").x
+    return msgspec.structs.replace(
+        kept.result,
+        file=file,
+        sha256=hashlib.sha256(kept.content).hexdigest(),
+        inputs=inputs,
+        outputs=outputs,
+        golden=golden.write_golden(out, kept.result.name, kept.result.format, kept.content, samples),
+    )
+
+
+def _tested(shop: Workshop, kept: list[_Kept], results: list[VariantResult], clock: _Clock) -> list[VariantResult]:
+    """Score every file on the test split. Nothing is decided after this."""
+    clock.say("reading the test split, for the report alone")
+    samples = shop.data.test()
+    fingerprint = samples.fingerprint
+    tested = []
+    for one, result in zip(kept, results, strict=True):
+        clock.begin(f"{result.name}.{result.format}, test")
+        if one.content is None:
+            tested.append(result)
+        else:
+            value = shop.scored(result.format, one.content, samples, fingerprint)
+            tested.append(msgspec.structs.replace(result, test_accuracy=value))
+        clock.end()
+    return tested
+
+
+def _with_measured(result: VariantResult, measured: Measured | None) -> VariantResult:
+    return result if measured is None else msgspec.structs.replace(result, **fields_of(measured))
+
+
+class _Clock:
+    """Counts steps for whoever watches."""
+
+    def __init__(self, recipe: Recipe, progress: Callable[[Progress], None]) -> None:
+        formats = [name for variant in recipe.variants for name in variant.formats]
+        steps = sum(len(variant.steps) * len(variant.formats) for variant in recipe.variants)
+        self._total = 2 * len(recipe.formats) + steps + len(formats)
+        self._done = 0
+        self._at = ""
+        self._progress = progress
+
+    def begin(self, what: str) -> None:
+        self._at = what
+        self.say("")
+
+    def say(self, what: str) -> None:
+        doing = f"{self._at}: {what}" if what and self._at else what or self._at
+        self._progress(Progress(done=self._done, total=self._total, doing=doing))
+
+    def end(self) -> None:
+        self._done += 1
+        self.say("")

@@ -1,0 +1,36 @@
+"""What became of a step, in words: pure decisions over what was measured."""
+
+from __future__ import annotations
+
+from edgepress_host.variants import Measured, StepResult, Verdict
+
+
+def judge(
+    *, tag: str, before: Measured, after: Measured, original: Measured, same: bool, max_drop: float
+) -> tuple[Verdict, str]:
+    """Verdict on one step and its reason. `same` tells that the step changed no weight and no operator."""
+    drop = original.accuracy - after.accuracy
+    sizes = f"file {before.file_bytes:,} → {after.file_bytes:,} bytes"
+    scores = f"accuracy {before.accuracy:.4f} → {after.accuracy:.4f}"
+    if drop > max_drop:
+        return "accuracy guard", f"{tag}: {scores}, {drop:.4f} below the original, more than max_drop {max_drop:g}"
+    if same:
+        return "no-op", f"{tag} changed no weight and no operator ({sizes})"
+    if after.file_bytes > before.file_bytes:
+        return "grew", f"{tag} made the file larger ({sizes}; {scores})"
+    return "ok", f"{tag}: {scores}, {sizes}"
+
+
+def sum_up(steps: tuple[StepResult, ...], kept: int) -> tuple[Verdict, str]:
+    """Verdict on a variant from its steps: what went wrong first, by name; else what was gained."""
+    for verdict in ("failed", "accuracy guard", "no-op", "grew"):
+        for number, step in enumerate(steps, start=1):
+            if step.verdict == verdict:
+                return step.verdict, f"step {number}, {step.reason}{_rest(verdict, kept, len(steps))}"
+    return "ok", "; ".join(step.reason for step in steps)
+
+
+def _rest(verdict: str, kept: int, steps: int) -> str:
+    if verdict == "failed" or (verdict == "accuracy guard" and kept == 0):
+        return "; nothing was kept"
+    return f"; kept as of step {kept} of {steps}" if verdict == "accuracy guard" else ""

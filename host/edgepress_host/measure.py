@@ -1,0 +1,58 @@
+"""Count what a model holds and does: parameters, non-zeros, multiply-accumulates, bytes on the wire."""
+
+from __future__ import annotations
+
+import copy
+
+import msgspec
+import numpy as np
+import torch
+from edgepress_protocol import codec
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from edgepress_host import exporters
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """`macs` are multiply-accumulates of one sample, in convolutions and matrix products; None where not counted."""
+
+    params: int
+    nonzero_params: int
+    macs: int | None
+
+
+def count_module(model: nn.Module, sample: np.ndarray) -> Counts:
+    """Counts of a torch module; `sample` has shape (1, …)."""
+    quiet_copy = copy.deepcopy(model).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        quiet_copy(torch.from_numpy(np.array(sample)))
+    weights = [weight.detach() for weight in model.parameters()]
+    return Counts(
+        params=sum(weight.numel() for weight in weights),
+        nonzero_params=sum(int(torch.count_nonzero(weight)) for weight in weights),
+        macs=counter.get_total_flops() // 2,
+    )
+
+
+def count_file(format_: str, content: bytes) -> Counts:
+    """Counts of a file that came without a torch module."""
+    stored = [weight for weight in exporters.get(format_).weights(content) if weight.dtype.startswith("float")]
+    return Counts(
+        params=sum(weight.elements for weight in stored),
+        nonzero_params=sum(weight.nonzero for weight in stored),
+        macs=None,
+    )
+
+
+def wire_bytes(content: bytes) -> int:
+    """Bytes of the file as it travels, entropy-coded."""
+    return len(codec.best(content)[1])
+
+
+def same_content(format_: str, before: bytes, after: bytes) -> bool:
+    """Tell whether two files hold the same stored tensors and the same operators, whatever they are called."""
+    exporter = exporters.get(format_)
+    stored = [sorted((w.dtype, w.shape, w.sha256) for w in exporter.weights(content)) for content in (before, after)]
+    kinds = [sorted(exporter.operators(content)) for content in (before, after)]
+    return stored[0] == stored[1] and kinds[0] == kinds[1]

@@ -1,0 +1,143 @@
+"""Write a pressed torch module down without pickle, and build it again from the original.
+
+A pickle would run whatever code a cache file holds. So a module is kept as its tensors (safetensors) and a list of
+the plain attributes of its layers (JSON); it is rebuilt on a copy of the module that it came from, by giving layers
+their new sizes. The digest of the result decides whether that worked.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+Plain = bool | int | float | str | tuple[int, ...] | None
+_KINDS: dict[str, type[nn.Linear] | type[nn.Conv2d]] = {"Linear": nn.Linear, "Conv2d": nn.Conv2d}
+
+
+class Layer(msgspec.Struct, frozen=True):
+    """A module without children: its place, its class and its plain attributes (widths, strides, …)."""
+
+    path: str
+    kind: str
+    plain: dict[str, Any]
+
+
+def digest(model: nn.Module) -> str:
+    """SHA-256 of structure, weights and the source files of the user's own module classes."""
+    found = hashlib.sha256(repr(model).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().contiguous().numpy().tobytes())
+    for path in sorted({file for module in model.modules() if (file := _source(type(module)))}):
+        found.update(Path(path).read_bytes())
+    return found.hexdigest()
+
+
+def describe(model: nn.Module) -> bytes:
+    """Return the layers as JSON."""
+    layers = [
+        Layer(path=path, kind=type(layer).__name__, plain=_plain(layer))
+        for path, layer in model.named_modules()
+        if not list(layer.children())
+    ]
+    return msgspec.json.encode(layers)
+
+
+def tensors(model: nn.Module) -> bytes:
+    """All weights and buffers as safetensors."""
+    return safetensors.torch.save({name: value.detach().contiguous().clone() for name, value in _own_state(model)})
+
+
+def rebuild(base: nn.Module, layers: bytes, state: bytes) -> nn.Module:
+    """Build the described module from a copy of `base`, which holds the same layers in other sizes.
+
+    Raises ValueError (msgspec's and safetensors' errors among them), KeyError or AttributeError where the
+    description does not fit the base.
+    """
+    model = copy.deepcopy(base)
+    described = msgspec.json.decode(layers, type=list[Layer])
+    _insert_factors(model, described)
+    for layer in described:
+        module = model.get_submodule(layer.path)
+        if type(module).__name__ != layer.kind:
+            raise ValueError(f"{layer.path} is a {type(module).__name__}, not a {layer.kind}")
+        for name, value in layer.plain.items():
+            setattr(module, name, tuple(value) if isinstance(value, list) else value)
+    values = safetensors.torch.load(state)
+    for name, current in list(_own_state(model)):
+        parent, _, leaf = name.rpartition(".")
+        module = model.get_submodule(parent)
+        if isinstance(current, nn.Parameter):
+            setattr(module, leaf, nn.Parameter(values[name], requires_grad=current.requires_grad))
+        else:
+            module.register_buffer(leaf, values[name])
+    return model.eval()
+
+
+def replace_layer(model: nn.Module, path: str, layer: nn.Module) -> None:
+    """Put `layer` at `path` of `model`, in place."""
+    parent, _, leaf = path.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, layer)
+
+
+def _insert_factors(model: nn.Module, described: list[Layer]) -> None:
+    """Where a description goes deeper than the model, a layer was replaced by a sequence of new ones."""
+    known = dict(model.named_modules())
+    groups: dict[str, list[Layer]] = {}
+    for layer in described:
+        if layer.path not in known:
+            groups.setdefault(layer.path.rpartition(".")[0], []).append(layer)
+    for path, layers in groups.items():
+        replace_layer(model, path, nn.Sequential(*(_new(layer.kind, layer.plain) for layer in layers)))
+
+
+def _new(kind: str, plain: dict[str, Any]) -> nn.Module:
+    if kind not in _KINDS:
+        raise ValueError(f"cannot build a {kind}")
+    names = set(inspect.signature(_KINDS[kind].__init__).parameters) - {"self", "bias", "device", "dtype"}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items() if name in names}
+    return _KINDS[kind](**given, bias=plain["has_bias"])
+
+
+def _plain(layer: nn.Module) -> dict[str, Plain]:
+    found = {
+        name: value
+        for name, value in vars(layer).items()
+        if not name.startswith("_") and name != "training" and _is_plain(value)
+    }
+    if type(layer).__name__ in _KINDS:
+        found["has_bias"] = layer.bias is not None
+    return found
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, bool | int | float | str) or (
+        isinstance(value, tuple) and all(isinstance(item, int) for item in value)
+    )
+
+
+def _own_state(model: nn.Module) -> list[tuple[str, Tensor]]:
+    persistent = set(model.state_dict())
+    return [
+        (name, value)
+        for name, value in [*model.named_parameters(), *model.named_buffers()]
+        if name in persistent and isinstance(value, torch.Tensor)
+    ]
+
+
+def _source(kind: type) -> str | None:
+    """File of a class that is the user's own; torch's classes are covered by torch's version in the cache key."""
+    if kind.__module__.partition(".")[0] == "torch":
+        return None
+    try:
+        return inspect.getsourcefile(kind)
+    except TypeError:
+        return None

@@ -1,0 +1,79 @@
+"""Response-based distillation: a student learns the softened outputs of the original model."""
+
+from __future__ import annotations
+
+import copy
+from typing import Annotated, ClassVar
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgepress_host.loading import load_module
+from edgepress_host.structure import digest
+from edgepress_host.technique import Stage, Technique, Workbench
+from edgepress_host.training import (
+    Batch,
+    LearningRate,
+    SampleLimit,
+    Schedule,
+    fit,
+    outputs_of,
+    supervised,
+)
+
+
+class Distill(Technique):
+    """Train the model as pressed so far, or `student` (`module:attr`), to answer as the original does.
+
+    Loss: alpha · T² · KL(teacher / T ‖ student / T) + (1 - alpha) · cross-entropy with the labels. T² keeps the
+    gradient of the soft part at the size of the hard one (Hinton, Vinyals, Dean 2015, section 2).
+    """
+
+    stage: ClassVar[Stage] = "module"
+    reads: ClassVar[tuple[str, ...]] = ("train",)
+
+    student: str | None = None
+    temperature: Annotated[float, msgspec.Meta(gt=0, le=100)] = 4.0
+    alpha: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.9
+    epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
+    lr: LearningRate = 1e-3
+    batch: Batch = 64
+    samples: SampleLimit = None
+
+    def extra_key(self) -> str:
+        """Return the digest of the student's own weights."""
+        return "" if self.student is None else digest(self._student())
+
+    def base(self) -> str | None:
+        """Return the student, whose structure the result has."""
+        return self.student
+
+    def apply_module(self, model: nn.Module, bench: Workbench) -> nn.Module:
+        """Return a trained copy."""
+        student = copy.deepcopy(model if self.student is None else self._student()).requires_grad_(True)
+        schedule = Schedule(epochs=self.epochs, lr=self.lr, batch=self.batch, samples=self.samples)
+        samples = bench.split("train").first(self.samples)
+        bench.say("asking the teacher")
+        answers = outputs_of(bench.original(), samples.x)
+
+        def loss(outputs: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
+            soft = softened(outputs, answers[indices], self.temperature)
+            return self.alpha * soft + (1 - self.alpha) * supervised(outputs, labels, indices)
+
+        return fit(student, samples, schedule, loss, seed=bench.seed, say=bench.say)
+
+    def _student(self) -> nn.Module:
+        assert self.student is not None
+        return load_module(self.student, key="distill.student")
+
+
+def softened(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T² times the Kullback-Leibler divergence of softened class scores, both (N, classes)."""
+    return temperature**2 * functional.kl_div(
+        torch.log_softmax(student / temperature, dim=-1),
+        torch.log_softmax(teacher / temperature, dim=-1),
+        reduction="batchmean",
+        log_target=True,
+    )
