@@ -1,0 +1,114 @@
+"""Watching trials: a live table on a terminal, one line per change elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from edgepress_host import units
+from edgepress_host.cli._shared import console, safe, say, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from edgepress_host.client import Client
+    from edgepress_host.server.views import MeasurementView, TrialView
+
+ENDED = frozenset({"done", "failed", "cancelled"})
+JOIN_S = 10.0
+"""How long a controller that has just started is given for its devices to come back to it."""
+
+
+def wait_for_devices(client: Client, wanted: Iterable[str]) -> None:
+    """Give devices the time to connect to a controller that has only just started."""
+    names = set(wanted)
+    started = client.health().started_unix_s
+    seq = client.changes(0, 0.0).seq
+    while names - {view.id for view in client.devices() if view.online}:
+        left = started + JOIN_S - time.time()
+        if left <= 0:
+            return
+        seq = client.changes(seq, left).seq
+
+
+def watch(client: Client, queued: Sequence[TrialView]) -> tuple[list[TrialView], dict[str, MeasurementView]]:
+    """Follow trials until those on devices that are online have ended.
+
+    Returns the trials as they stand then, and measurements by trial.
+    """
+    order = {trial.id: trial for trial in queued}
+    measured: dict[str, MeasurementView] = {}
+    told: dict[str, tuple[str, str]] = {}
+    screen = console(stderr=True)
+    with ExitStack() as stack:
+        live = None
+        if screen.is_terminal:
+            from rich.live import Live
+
+            live = stack.enter_context(Live(console=screen, auto_refresh=False))
+
+        def look() -> bool:
+            order.update({trial.id: trial for trial in client.trials() if trial.id in order})
+            for trial in order.values():
+                if trial.state == "done" and trial.id not in measured:
+                    found = client.measurements(manifest=trial.manifest, device=trial.device)
+                    measured.update({view.trial: view for view in found if view.trial == trial.id})
+            if live is not None:
+                live.update(trial_table(order.values(), measured), refresh=True)
+            else:
+                _tell(order.values(), measured, told)
+            online = {view.id for view in client.devices() if view.online}
+            return all(trial.state in ENDED or trial.device not in online for trial in order.values())
+
+        client.follow(look)
+    return list(order.values()), measured
+
+
+def trial_table(trials: Iterable[TrialView], measured: dict[str, MeasurementView]) -> Table:
+    """Trials with what they measured."""
+    numbers = ("p50", "p95", "peak memory", "accuracy", "energy")
+    shown = table(("device", "variant", "format", "state", *numbers, ""), right=numbers)
+    for trial in trials:
+        shown.add_row(safe(trial.device), safe(trial.variant), trial.format, *_cells(trial, measured.get(trial.id)))
+    return shown
+
+
+def _cells(trial: TrialView, view: MeasurementView | None) -> tuple[str, ...]:
+    if view is None:
+        colour = {"failed": "red", "measuring": "cyan"}.get(trial.state, "dim")
+        return (f"[{colour}]{trial.state}[/]", "", "", "", "", "", safe(trial.detail))
+    found = view.measurement
+    marks = [
+        word
+        for word, is_so in (
+            ("unstable", found.latency.unstable),
+            ("simulated", found.simulated),
+            ("emulated", found.emulated),
+        )
+        if is_so
+    ]
+    return (
+        "[green]done[/]",
+        units.ms(found.latency.p50_ms),
+        units.ms(found.latency.p95_ms),
+        units.size(found.memory.peak_bytes),
+        units.score(found.accuracy.value) if found.accuracy else units.BLANK,
+        units.mj(found.energy.mj_per_inference) if found.energy else units.BLANK,
+        ", ".join(marks),
+    )
+
+
+def _tell(trials: Iterable[TrialView], measured: dict[str, MeasurementView], told: dict[str, tuple[str, str]]) -> None:
+    """Say what changed since the last time; progress of a download is left out, there is too much of it."""
+    for trial in trials:
+        if told.get(trial.id, ("", ""))[0] == trial.state:
+            continue
+        told[trial.id] = (trial.state, trial.detail)
+        view = measured.get(trial.id)
+        rest = f" {trial.detail}" if trial.detail else ""
+        if view is not None:
+            latency = view.measurement.latency
+            rest = f" p50 {units.ms(latency.p50_ms)}, p95 {units.ms(latency.p95_ms)}"
+        say(f"{trial.device}  {trial.variant}:{trial.format}  {trial.state}{rest}")

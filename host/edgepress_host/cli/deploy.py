@@ -1,0 +1,124 @@
+"""`edgepress deploy`: make a variant the active one, on a few devices first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from edgepress_protocol.errors import Unavailable, UsageError
+
+from edgepress_host.cli._shared import (
+    Settings,
+    devices_option,
+    json_option,
+    no_wait_option,
+    pass_settings,
+    print_json,
+    say,
+    variants_option,
+)
+
+if TYPE_CHECKING:
+    from edgepress_host.client import Client
+    from edgepress_host.rollout import Rollout
+    from edgepress_host.server.views import RolloutIn
+
+
+@click.command()
+@click.argument("variant", required=False)
+@click.option("--selected", is_flag=True, help="Deploy what `edgepress select` chose, to each kind of board its own.")
+@variants_option
+@devices_option
+@click.option("--canary", type=click.IntRange(min=0), default=0, show_default=True, help="Devices that go first.")
+@click.option(
+    "--hold-s", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Watch the first ones this long."
+)
+@no_wait_option
+@json_option
+@pass_settings
+def command(  # noqa: PLR0913, PLR0917 - one for each option
+    settings: Settings,
+    variant: str | None,
+    selected: bool,
+    folder: Path | None,
+    devices: str,
+    canary: int,
+    hold_s: float,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Make VARIANT (a name, or name:format) the active one; a device that fails sets all back."""
+    from edgepress_host.client import connect
+
+    if selected == (variant is not None):
+        raise UsageError("expected either a variant or --selected")
+    if selected and devices != "all":
+        raise UsageError("--selected goes to the devices that it was chosen for; leave out --devices")
+    with connect(settings.data_dir, say) as client:
+        plans = _selected(settings) if selected else {devices: _manifest(client, variant or "", folder)}
+        rollouts = [_start(client, manifest, selector, canary, hold_s) for selector, manifest in plans.items()]
+        if wait:
+            try:
+                rollouts = _wait(client, rollouts)
+            except KeyboardInterrupt:
+                say("the rollout goes on; `edgepress devices` shows where it stands")
+                raise
+    if as_json:
+        print_json({"rollouts": rollouts})
+    failed = [rollout for rollout in rollouts if rollout.phase == "failed"]
+    if failed:
+        raise Unavailable("; ".join(f"rollout failed and was set back: {rollout.reason}" for rollout in failed))
+    if wait:
+        say(f"active on {', '.join(device for rollout in rollouts for device in rollout.devices)}")
+
+
+def _start(client: Client, manifest: str, selector: str, canary: int, hold_s: float) -> Rollout:
+    from edgepress_host.server.views import RolloutIn
+
+    wanted: RolloutIn = RolloutIn(manifest=manifest, devices=selector, canary=canary, hold_s=hold_s if canary else 0.0)
+    return client.roll_out(wanted)
+
+
+def _manifest(client: Client, variant: str, folder: Path | None) -> str:
+    """Digest of the one manifest that `variant` names; files of `folder` are pushed first."""
+    from edgepress_host import artifacts, naming
+
+    if folder is not None:
+        wanted = naming.matching([variant], artifacts.of_folder(folder))
+        pushed = artifacts.push(client, wanted)
+        return pushed[naming.only(variant, wanted).name]
+    return naming.only(variant, naming.latest(client.manifests())).manifest
+
+
+def _selected(settings: Settings) -> dict[str, str]:
+    """Manifest by selector of devices, as the last `edgepress select` chose."""
+    from edgepress_host.choices import read
+
+    made = read(settings.choice_file)
+    plans = {
+        f"id={','.join(choice.devices)}": made.manifests[choice.chosen] for choice in made.choices if choice.chosen
+    }
+    for choice in made.choices:
+        if not choice.chosen:
+            say(f"{choice.group}: {choice.why}, so nothing is deployed there")
+    if not plans:
+        raise UsageError("the last `edgepress select` chose nothing; widen the budget and select again")
+    return plans
+
+
+def _wait(client: Client, rollouts: list[Rollout]) -> list[Rollout]:
+    """Follow the rollouts to their ends, saying each phase once."""
+    latest = {rollout.id: rollout for rollout in rollouts}
+    said: dict[str, str] = {}
+
+    def look() -> bool:
+        for rollout_id in latest:
+            rollout = latest[rollout_id] = client.rollout(rollout_id)
+            if said.get(rollout_id) != rollout.phase:
+                said[rollout_id] = rollout.phase
+                say(f"{rollout.manifest[:12]} on {', '.join(rollout.devices)}: {rollout.phase}")
+        return not any(rollout.open for rollout in latest.values())
+
+    client.follow(look)
+    return list(latest.values())
