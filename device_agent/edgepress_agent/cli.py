@@ -1,0 +1,162 @@
+"""The command `edgepress-agent`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import msgspec
+from edgepress_protocol.errors import EdgepressError, UsageError
+from edgepress_protocol.topics import check_name
+from edgepress_protocol.version import SPOKEN
+
+from edgepress_agent.log import LEVEL_NAMES, configure
+from edgepress_agent.settings import Settings, Timing, check_serve, parse_broker, read_key
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_FILE = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of `run`, as click has read them."""
+
+    broker: str
+    device_id: str
+    state_dir: Path
+    trust: Path
+    fleet: str
+    root: Path
+    serve: str
+    measure_lock: Path | None
+    username: str | None
+    password_file: Path | None
+    password: str | None
+    ca: Path | None
+    connect_timeout: float | None
+    keepalive: int
+    reconnect_max: float
+    log_level: str
+
+    def settings(self) -> Settings:
+        """Check them.
+
+        Raises:
+            UsageError: one of them cannot be.
+        """
+        state_dir = self.state_dir.absolute()
+        return Settings(
+            broker=parse_broker(self.broker, username=self.username, password=self._password(), ca=self.ca),
+            device_id=check_name(self.device_id, "--id"),
+            fleet=check_name(self.fleet, "--fleet"),
+            state_dir=state_dir,
+            trusted=read_key(self.trust),
+            root=self.root,
+            serve=check_serve(self.serve, state_dir),
+            measure_lock=self.measure_lock,
+            timing=Timing(
+                keepalive_s=self.keepalive,
+                reconnect_max_s=self.reconnect_max,
+                connect_timeout_s=self.connect_timeout,
+            ),
+        )
+
+    def _password(self) -> str | None:
+        if self.password_file is None:
+            return self.password
+        try:
+            return self.password_file.read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--password-file {self.password_file}: {error}") from error
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and exit status 2."""
+    try:
+        status = cli(prog_name="edgepress-agent", standalone_mode=False)
+    except click.ClickException as error:
+        _fail(f"{error.format_message()} (see edgepress-agent --help)", error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except EdgepressError as error:
+        _fail(str(error), 2 if isinstance(error, UsageError) else 1)
+    sys.exit(status or 0)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Run models on this board, measure them, and tell the host."""
+
+
+@cli.command()
+@click.option("--broker", required=True, metavar="URL", help="mqtt://[user:password@]host:port, or mqtts:// for TLS.")
+@click.option("--id", "device_id", required=True, help="This device's name in the fleet.")
+@click.option("--state-dir", required=True, type=_FOLDER, help="Where models and state are kept.")
+@click.option("--trust", required=True, type=_FILE, metavar="KEY.pub", help="Public key of the host to obey.")
+@click.option("--fleet", default="default", show_default=True, help="The fleet's name.")
+@click.option("--root", default=Path("/"), type=_FOLDER, show_default=True, help="Where sensors are read.")
+@click.option(
+    "--serve", default="", metavar="ADDRESS", help="HOST:PORT, unix:PATH or off  [default: unix:STATE_DIR/serve.sock]"
+)
+@click.option(
+    "--measure-lock", type=_FILE, help="Agents that share it measure in turn.  [default: STATE_DIR/measure.lock]"
+)
+@click.option("--username", help="Login at the broker.")
+@click.option("--password-file", type=_FILE, help="File that holds the broker's password.")
+@click.option("--password", envvar="EDGEPRESS_PASSWORD", hidden=True)
+@click.option("--ca", type=_FILE, help="Authority that signed the broker's certificate, for mqtts://.")
+@click.option(
+    "--connect-timeout", type=click.FloatRange(min=0.1), metavar="S", help="Give up if not connected by then."
+)
+@click.option(
+    "--keepalive", default=15, type=click.IntRange(2, 3600), show_default=True, metavar="S", help="MQTT keep-alive."
+)
+@click.option(
+    "--reconnect-max",
+    default=30.0,
+    type=click.FloatRange(min=0.2),
+    show_default=True,
+    metavar="S",
+    help="Longest pause between two tries to connect.",
+)
+@click.option("--log-level", default="info", type=click.Choice(LEVEL_NAMES), show_default=True)
+def run(**given: Any) -> None:
+    """Run the daemon until SIGTERM or Ctrl-C.
+
+    The broker's password can also come from EDGEPRESS_PASSWORD. With another --root than / every reading is marked
+    simulated.
+    """
+    from edgepress_agent import daemon
+
+    options = RunOptions(**given)
+    configure(options.log_level)
+    asyncio.run(daemon.run(options.settings()))
+
+
+@cli.command()
+@click.option("--root", default=Path("/"), type=_FOLDER, show_default=True, help="Where sensors are read.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def probe(root: Path, *, as_json: bool) -> None:
+    """Print what the agent sees of this board."""
+    from edgepress_agent import probe as board
+
+    device = board.inventory(root, device_id="probe", state_dir=Path.cwd())
+    click.echo(msgspec.json.format(msgspec.json.encode(device)).decode() if as_json else board.describe(device))
+
+
+@cli.command()
+def version() -> None:
+    """Print the version of edgepress, and the protocol that it speaks."""
+    low, high = SPOKEN
+    spoken = f"{low}" if low == high else f"{low} to {high}"
+    click.echo(f"edgepress-agent {installed_version('edgepress')}, protocol {spoken}")
+
+
+def _fail(line: str, status: int) -> NoReturn:
+    click.echo(f"error: {line}", err=True)
+    sys.exit(status)
