@@ -1,0 +1,51 @@
+"""`edgepress report`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+from edgepress_protocol.errors import Unavailable, UsageError
+
+from edgepress_host.cli._shared import Settings, json_option, pass_settings, print_json, say, variants_option
+
+
+@click.command()
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("report.html"),
+    show_default=True,
+    help="File to write.",
+)
+@variants_option
+@json_option
+@pass_settings
+def command(settings: Settings, out: Path, folder: Path | None, as_json: bool) -> None:
+    """Write what was measured and chosen as one HTML page that needs no network.
+
+    It shows the last `edgepress select`; where there was none, it chooses by the budget of --variants.
+    """
+    from edgepress_host import choices, durable, report
+    from edgepress_host.cli.select import choose
+    from edgepress_host.client import connect
+
+    with connect(settings.data_dir, say) as client:
+        if folder is None and settings.choice_file.exists():
+            made = choices.read(settings.choice_file)
+        else:
+            made = choose(client, folder, {}, "kind")
+        known = report.Known(client.manifests(), client.measurements(), client.trials(), client.devices())
+    if not known.measurements:
+        raise UsageError("nothing is measured yet, so there is nothing to report: edgepress profile DIR")
+    page = report.render(known, made, time.time()).encode()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        durable.write(out, page)
+    except OSError as error:
+        raise Unavailable(f"{out}: cannot be written ({error.strerror})") from error
+    if as_json:
+        print_json({"report": str(out), "bytes": len(page), "measurements": len(known.measurements)})
+    else:
+        click.echo(f"wrote {out}")

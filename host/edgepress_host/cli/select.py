@@ -1,0 +1,157 @@
+"""`edgepress select`: the best variant per kind of board within a budget, and why each other one lost."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from edgepress_host import figures, units
+from edgepress_host.budget import GOALS, Budget
+from edgepress_host.cli._shared import (
+    Settings,
+    console,
+    json_option,
+    pass_settings,
+    print_json,
+    safe,
+    say,
+    table,
+    variants_option,
+)
+
+if TYPE_CHECKING:
+    from edgepress_host.choices import SavedChoice
+    from edgepress_host.client import Client
+    from edgepress_host.select import Choice, Per, Standing
+
+OUTCOMES = {"chosen": "[bold green]chosen[/]", "front": "[cyan]front[/]", "lost": "[dim]lost[/]"}
+
+
+def budget_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Limits, collected into `limits`: those that were given, by their names in a recipe."""
+    decorators = (
+        click.option("--max-accuracy-drop", type=float, metavar="X", help="Against the original; 0.01 is one point."),
+        click.option("--p95-latency-ms", type=float, metavar="MS", help="Limit of the 95th percentile."),
+        click.option("--peak-memory-bytes", type=int, metavar="BYTES", help="Limit over the empty runtime's memory."),
+        click.option("--max-file-bytes", type=int, metavar="BYTES", help="Limit of the file."),
+        click.option("--energy-mj", type=float, metavar="MJ", help="Limit of one inference, net of idle."),
+        click.option("--minimise", type=click.Choice(GOALS), help="What decides within the budget."),
+    )
+
+    @functools.wraps(function)
+    def collected(*args: Any, **given: Any) -> None:
+        limits = {name: given.pop(name) for name in list(given) if name in Budget.__struct_fields__}
+        function(*args, limits={name: value for name, value in limits.items() if value is not None}, **given)
+
+    made = collected
+    for decorator in reversed(decorators):
+        made = decorator(made)
+    return made
+
+
+@click.command()
+@variants_option
+@budget_options
+@click.option(
+    "--per",
+    type=click.Choice(["kind", "device"]),
+    default="kind",
+    show_default=True,
+    help="One choice for each of these.",
+)
+@json_option
+@pass_settings
+def command(settings: Settings, folder: Path | None, limits: dict[str, Any], per: Per, as_json: bool) -> None:
+    """Choose per kind of board: budget first, then the Pareto front, then what is to be minimised.
+
+    The budget is that of the recipe behind --variants; options here go before it. The choice is kept for
+    `edgepress deploy --selected`.
+    """
+    from edgepress_host import choices
+    from edgepress_host.client import connect
+
+    with connect(settings.data_dir, say) as client:
+        made = choose(client, folder, limits, per)
+    choices.write(settings.choice_file, made)
+    if as_json:
+        print_json(made)
+        return
+    if not made.choices:
+        say("nothing is measured yet: edgepress profile DIR")
+    for choice in made.choices:
+        _print(choice)
+
+
+def choose(client: Client, folder: Path | None, limits: dict[str, Any], per: Per) -> SavedChoice:
+    """Ask the controller what was measured, and choose."""
+    from edgepress_host import artifacts, facts, naming, variants
+    from edgepress_host.choices import SavedChoice
+    from edgepress_host.select import pick
+
+    budget = Budget() if folder is None else variants.read(folder).budget
+    known = client.manifests()
+    wanted = naming.latest(known) if folder is None else facts.manifests_of(artifacts.of_folder(folder), known)
+    entries = facts.entries(wanted, client.measurements(), client.trials(), client.devices())
+    return SavedChoice(
+        choices=pick(entries, msgspec.structs.replace(budget, **limits), per=per),
+        manifests={naming.name_of(one): one.manifest for one in wanted},
+        made_unix_s=time.time(),
+    )
+
+
+def _print(choice: Choice) -> None:
+    screen = console()
+    several = len(choice.devices) > 1
+    of = f": {', '.join(choice.devices)} (median latency, largest memory, lowest accuracy)" if several else ""
+    screen.print(f"\n[bold]{safe(choice.group)}[/]{safe(of)}")
+    screen.print(f"budget: {budget_line(choice.budget)}; compared in {_compared(choice)}")
+    numbers = ("accuracy", "p95", "memory", "file", "energy")
+    shown = table(("", "variant", *numbers, "why"), right=numbers)
+    for standing in choice.standings:
+        shown.add_row(OUTCOMES[standing.outcome], safe(standing.name), *_figures(standing), _why(standing))
+    screen.print(shown)
+    if choice.chosen is None:
+        screen.print(f"[red]no choice[/]: {safe(choice.why)}")
+
+
+def _compared(choice: Choice) -> str:
+    return ", ".join(figures.WORDS[key] for key in choice.compared) or "nothing"
+
+
+def _figures(standing: Standing) -> tuple[str, ...]:
+    found = standing.figures
+    mark = "*" if found.accuracy_from == "host" else ""
+    return (
+        units.score(found.accuracy) + mark,
+        units.ms(found.p95_latency_ms),
+        units.size(found.peak_memory_bytes),
+        units.size(found.file_bytes),
+        units.mj(found.energy_mj),
+    )
+
+
+def _why(standing: Standing) -> str:
+    notes = f" ({'; '.join(standing.notes)})" if standing.notes else ""
+    return safe(standing.reason + notes)
+
+
+def budget_line(budget: Budget) -> str:
+    """Write a budget on one line."""
+    limits = [
+        f"{word} at most {figures.shown(key, value)}"
+        for word, key, value in (
+            ("accuracy drop", "accuracy_drop", budget.max_accuracy_drop),
+            ("p95 latency", "p95_latency_ms", budget.p95_latency_ms),
+            ("peak memory", "peak_memory_bytes", budget.peak_memory_bytes),
+            ("energy", "energy_mj", budget.energy_mj),
+            ("file", "file_bytes", budget.max_file_bytes),
+        )
+        if value is not None
+    ]
+    return f"{', '.join(limits) or 'no limits'}; least {figures.WORDS[budget.minimise]}"

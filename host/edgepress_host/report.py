@@ -1,0 +1,210 @@
+"""The report: one HTML page without a network, of what was measured, what was chosen, and why. Pure but for the template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgepress_host import facts, figures, gains, naming, plot, units
+from edgepress_host.figures import ORIGINAL, Entry
+from edgepress_host.plot import Axis, Point
+from edgepress_host.select import Choice, pick
+
+if TYPE_CHECKING:
+    from edgepress_host.choices import SavedChoice
+    from edgepress_host.server.views import DeviceView, ManifestView, MeasurementView, TrialView
+
+MEGA = 1e6
+
+
+class Known(msgspec.Struct, frozen=True):
+    """All that the report rests on, as the controller knows it."""
+
+    manifests: Sequence[Any]
+    measurements: Sequence[Any]
+    trials: Sequence[Any]
+    devices: Sequence[Any]
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One artifact measured on one device."""
+
+    number: int
+    name: str
+    outcome: str
+    view: Any
+    drop: float | None
+
+
+class Section(msgspec.Struct, frozen=True):
+    """One device: its board, two plots, its rows, and what failed on it."""
+
+    device: str
+    board: Any
+    latency_plot: str
+    size_plot: str
+    rows: tuple[Row, ...]
+    failures: tuple[tuple[str, str], ...]
+    left_out: int
+
+
+def render(known: Known, made: SavedChoice, now_unix_s: float) -> str:
+    """Return the page. Numbers that were not measured stay blank."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("edgepress_host", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        ms=_blank(units.ms), size=_blank(units.size), percent=_blank(units.percent), score=_blank(units.score),
+        signed=_blank(partial(units.percent, signed=True)), mj=_blank(units.mj), celsius=_blank(units.celsius),
+        count=_blank(units.count), mhz=_blank(_mhz), times=_blank(_times), when=_when, budget=_budget,
+        macs=_blank(_macs), steps=_steps,
+    )  # fmt: skip
+    wanted = [one for one in naming.latest(known.manifests) if one.manifest in set(made.manifests.values())]
+    numbers = {one.manifest: number for number, one in enumerate(wanted, start=1)}
+    return environment.get_template("report.html").render(
+        now=now_unix_s,
+        made=made,
+        models=sorted({str(one.stats.get("source", one.variant)) for one in wanted}),
+        choices=[(choice, gains.of(choice)) for choice in made.choices],
+        sections=sections(known, made, wanted, numbers),
+        variants=[(numbers[one.manifest], one) for one in wanted],
+        ORIGINAL=ORIGINAL,
+        shown=figures.shown,
+        words=figures.WORDS,
+    )
+
+
+def sections(known: Known, made: SavedChoice, wanted: Sequence[ManifestView], numbers: dict[str, int]) -> list[Section]:
+    """One section per device that measured or failed anything."""
+    entries = facts.entries(wanted, known.measurements, known.trials, known.devices)
+    by_device = {choice.group: choice for choice in pick(entries, _budget_of(made), per="device")}
+    chosen = {(device, choice.chosen) for choice in made.choices for device in choice.devices}
+    latest = facts.latest_measurements(one for one in known.measurements if one.manifest in numbers)
+    return [
+        _section(device, choice, chosen, [one for one in latest if one.device == device], entries, numbers, known)
+        for device, choice in sorted(by_device.items())
+    ]
+
+
+def _section(
+    device: str,
+    choice: Choice,
+    chosen: set[tuple[str, str | None]],
+    latest: Sequence[MeasurementView],
+    entries: Iterable[Entry],
+    numbers: dict[str, int],
+    known: Known,
+) -> Section:
+    standings = {one.name: one for one in choice.standings}
+    rows = []
+    for view in latest:
+        name = naming.name_of(view)
+        standing = standings[name]
+        outcome = "chosen" if (device, name) in chosen else "front" if standing.outcome != "lost" else "lost"
+        rows.append(Row(numbers[view.manifest], name, outcome, view, standing.figures.accuracy_drop))
+    rows.sort(key=lambda row: row.number)
+    sizes = {one.manifest: one.file_bytes for one in known.manifests}
+    accuracies = {row.name: standings[row.name].figures.accuracy for row in rows}
+    timed = [row for row in rows if not row.view.measurement.emulated and accuracies[row.name] is not None]
+    up = Axis("accuracy", units.score)
+    return Section(
+        device=device,
+        board=_board(device, latest, known.devices),
+        latency_plot=plot.scatter(
+            [_point(row, row.view.measurement.latency.p95_ms, accuracies[row.name]) for row in timed],
+            Axis("p95 latency", units.ms, may_be_log=True),
+            up,
+        ),
+        size_plot=plot.scatter(
+            [_point(row, sizes[row.view.manifest], accuracies[row.name]) for row in timed],
+            Axis("file size", units.size, may_be_log=True),
+            up,
+        ),
+        rows=tuple(rows),
+        failures=tuple(
+            (entry.name, run.failed)
+            for entry in entries
+            for run in entry.runs
+            if run.device == device and run.failed is not None
+        ),
+        left_out=len(rows) - len(timed),
+    )
+
+
+def _point(row: Row, x: float, y: float | None) -> Point:
+    assert y is not None
+    return Point(
+        x=x,
+        y=y,
+        number=row.number,
+        title=f"{row.number}. {row.name}: {units.score(y)}, {row.outcome}",
+        shape="square" if row.view.format == "tflite" else "circle",
+        outcome=row.outcome,  # type: ignore[arg-type] - one of the three by construction
+        original=row.view.variant == ORIGINAL,
+    )
+
+
+def _board(device: str, latest: Sequence[MeasurementView], devices: Iterable[DeviceView]) -> Any:
+    if latest:
+        return latest[-1].board
+    return next((view.device.board for view in devices if view.id == device), None)
+
+
+def _budget_of(made: SavedChoice) -> Any:
+    from edgepress_host.budget import Budget
+
+    return made.choices[0].budget if made.choices else Budget()
+
+
+def _blank(write: Any) -> Any:
+    """Make a filter that leaves a cell empty where nothing was measured."""
+    return lambda value: "" if value is None else write(value)
+
+
+def _mhz(hertz: float) -> str:
+    return f"{hertz / MEGA:.0f} MHz"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.0f}×"
+
+
+def _macs(value: float) -> str:
+    return f"{value / MEGA:.2f} M"
+
+
+def _when(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _budget(choice: Choice) -> list[tuple[str, str]]:
+    """Limits of a budget, as words and figures."""
+    pairs = (
+        ("accuracy drop", "accuracy_drop", choice.budget.max_accuracy_drop),
+        ("p95 latency", "p95_latency_ms", choice.budget.p95_latency_ms),
+        ("peak memory", "peak_memory_bytes", choice.budget.peak_memory_bytes),
+        ("energy", "energy_mj", choice.budget.energy_mj),
+        ("file size", "file_bytes", choice.budget.max_file_bytes),
+    )
+    return [(word, figures.shown(key, value)) for word, key, value in pairs if value is not None]
+
+
+def _steps(stats: dict[str, Any]) -> str:
+    """Steps of a variant in words, with the options that tell them apart."""
+    steps = stats.get("steps") or []
+    said = []
+    for step in steps:
+        options = {key: value for key, value in step.get("options", {}).items() if isinstance(value, str | int | float)}
+        short = ", ".join(f"{key} {value}" for key, value in options.items() if not isinstance(value, bool))
+        said.append(f"{step.get('technique', '?')} ({short})" if short else str(step.get("technique", "?")))
+    return " → ".join(said)
