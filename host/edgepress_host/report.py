@@ -1,33 +1,34 @@
-"""The report: one HTML page without a network, of what was measured, what was chosen, and why. Pure but for the template."""
+"""The report: one HTML page that needs no network, of what was measured, what was chosen, and why."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
+from edgepress_protocol.measurement import Board
 
 from edgepress_host import facts, figures, gains, naming, plot, units
+from edgepress_host.budget import Budget
+from edgepress_host.choices import SavedChoice
 from edgepress_host.figures import ORIGINAL, Entry
 from edgepress_host.plot import Axis, Point
-from edgepress_host.select import Choice, pick
-
-if TYPE_CHECKING:
-    from edgepress_host.choices import SavedChoice
-    from edgepress_host.server.views import DeviceView, ManifestView, MeasurementView, TrialView
+from edgepress_host.select import Choice, Outcome, pick
+from edgepress_host.server.views import DeviceView, ManifestView, MeasurementView, TrialView
 
 MEGA = 1e6
+TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 class Known(msgspec.Struct, frozen=True):
     """All that the report rests on, as the controller knows it."""
 
-    manifests: Sequence[Any]
-    measurements: Sequence[Any]
-    trials: Sequence[Any]
-    devices: Sequence[Any]
+    manifests: Sequence[ManifestView]
+    measurements: Sequence[MeasurementView]
+    trials: Sequence[TrialView]
+    devices: Sequence[DeviceView]
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -35,8 +36,8 @@ class Row(msgspec.Struct, frozen=True):
 
     number: int
     name: str
-    outcome: str
-    view: Any
+    outcome: Outcome
+    view: MeasurementView
     drop: float | None
 
 
@@ -44,7 +45,7 @@ class Section(msgspec.Struct, frozen=True):
     """One device: its board, two plots, its rows, and what failed on it."""
 
     device: str
-    board: Any
+    board: Board | None
     latency_plot: str
     size_plot: str
     rows: tuple[Row, ...]
@@ -110,7 +111,7 @@ def _section(
     for view in latest:
         name = naming.name_of(view)
         standing = standings[name]
-        outcome = "chosen" if (device, name) in chosen else "front" if standing.outcome != "lost" else "lost"
+        outcome: Outcome = "chosen" if (device, name) in chosen else "front" if standing.outcome != "lost" else "lost"
         rows.append(Row(numbers[view.manifest], name, outcome, view, standing.figures.accuracy_drop))
     rows.sort(key=lambda row: row.number)
     sizes = {one.manifest: one.file_bytes for one in known.manifests}
@@ -149,20 +150,18 @@ def _point(row: Row, x: float, y: float | None) -> Point:
         number=row.number,
         title=f"{row.number}. {row.name}: {units.score(y)}, {row.outcome}",
         shape="square" if row.view.format == "tflite" else "circle",
-        outcome=row.outcome,  # type: ignore[arg-type] - one of the three by construction
+        outcome=row.outcome,
         original=row.view.variant == ORIGINAL,
     )
 
 
-def _board(device: str, latest: Sequence[MeasurementView], devices: Iterable[DeviceView]) -> Any:
+def _board(device: str, latest: Sequence[MeasurementView], devices: Iterable[DeviceView]) -> Board | None:
     if latest:
         return latest[-1].board
     return next((view.device.board for view in devices if view.id == device), None)
 
 
-def _budget_of(made: SavedChoice) -> Any:
-    from edgepress_host.budget import Budget
-
+def _budget_of(made: SavedChoice) -> Budget:
     return made.choices[0].budget if made.choices else Budget()
 
 
@@ -176,7 +175,7 @@ def _mhz(hertz: float) -> str:
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.0f}×"
+    return f"{ratio:.2f}{TIMES}" if ratio < 10 else f"{ratio:.0f}{TIMES}"
 
 
 def _macs(value: float) -> str:
@@ -200,7 +199,7 @@ def _budget(choice: Choice) -> list[tuple[str, str]]:
 
 
 def _steps(stats: dict[str, Any]) -> str:
-    """Steps of a variant in words, with the options that tell them apart."""
+    """Write the steps of a variant in words, with the options that tell them apart."""
     steps = stats.get("steps") or []
     said = []
     for step in steps:
