@@ -1,0 +1,176 @@
+"""What agent and child say to each other: MessagePack over a socket pair, each message after its length.
+
+The agent asks, the child answers each question once; a `Trouble` is an answer to any of them. The length
+is a u32, big-endian.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import Literal
+
+import msgspec
+from edgepress_protocol.histogram import Histogram
+from edgepress_protocol.manifest import EvaluationSet, Manifest
+from edgepress_protocol.measurement import Memory, Runtime, Window
+
+LENGTH = struct.Struct(">I")
+MAX_BYTES = 16 * 1024 * 1024
+
+# ---- questions
+
+
+class Open(msgspec.Struct, frozen=True, tag="open"):
+    """Load a model and run it once. Paths are those of verified files.
+
+    `memory_limit_bytes` is the address space allowed above the empty runtime's own.
+    """
+
+    manifest: Manifest
+    model: str
+    threads: int = 1
+    batch: int = 1
+    golden: str | None = None
+    evaluation: str | None = None
+    memory_limit_bytes: int | None = None
+
+
+class CheckGolden(msgspec.Struct, frozen=True, tag="check-golden"):
+    """Run the golden vectors."""
+
+
+class WarmUp(msgspec.Struct, frozen=True, tag="warm-up"):
+    """Run at least so often and so long, and until drift is small."""
+
+    runs: int
+    seconds: float
+
+
+class TimeWindows(msgspec.Struct, frozen=True, tag="time"):
+    """Time every run of several windows."""
+
+    windows: int
+    window_s: float
+
+
+class Work(msgspec.Struct, frozen=True, tag="work"):
+    """Run for so long, untimed, while the agent reads a power sensor."""
+
+    seconds: float
+
+
+class Serve(msgspec.Struct, frozen=True, tag="serve"):
+    """Load a model and answer requests with it on the listening socket that was handed in."""
+
+    manifest: Manifest
+    model: str
+
+
+class Drain(msgspec.Struct, frozen=True, tag="drain"):
+    """Accept no more connections, answer what was begun, and end."""
+
+
+class Evaluate(msgspec.Struct, frozen=True, tag="evaluate"):
+    """Compute the metric over the evaluation set."""
+
+    evaluation: EvaluationSet
+
+
+Question = Open | CheckGolden | WarmUp | TimeWindows | Work | Evaluate | Serve | Drain
+
+# ---- answers
+
+
+class Opened(msgspec.Struct, frozen=True, tag="opened"):
+    """The model is loaded, and has run once on `batch` samples."""
+
+    runtime: Runtime
+    load_ms: float
+    first_ms: float
+    batch: int
+
+
+class GoldenChecked(msgspec.Struct, frozen=True, tag="golden-checked"):
+    """Largest error over all outputs; `wrong` says what is wrong, and is empty where nothing is."""
+
+    max_error: float
+    wrong: str
+
+
+class Warm(msgspec.Struct, frozen=True, tag="warm"):
+    """Runs until steady, and the memory that the model took until then."""
+
+    runs: int
+    memory: Memory
+
+
+class Timed(msgspec.Struct, frozen=True, tag="timed"):
+    """Windows and, over all of them, the histogram and the exact extremes."""
+
+    windows: tuple[Window, ...]
+    histogram: Histogram
+    min_ns: int
+    max_ns: int
+
+
+class Worked(msgspec.Struct, frozen=True, tag="worked"):
+    """Runs between two moments of the monotonic clock."""
+
+    runs: int
+    start_ns: int
+    end_ns: int
+
+
+class Evaluated(msgspec.Struct, frozen=True, tag="evaluated"):
+    """The metric's value over so many samples."""
+
+    value: float
+    samples: int
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """Requests are answered from now on."""
+
+
+class Served(msgspec.Struct, frozen=True, tag="served"):
+    """Requests being answered now; and since the last such message, those answered, those in error, and latencies."""
+
+    in_flight: int
+    requests: int
+    errors: int
+    latency: Histogram
+
+
+class Trouble(msgspec.Struct, frozen=True, tag="trouble"):
+    """The question could not be answered."""
+
+    kind: Literal["memory", "rejected", "unsupported", "error"]
+    detail: str
+
+
+Answer = Opened | GoldenChecked | Warm | Timed | Worked | Evaluated | Ready | Served | Trouble
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def pack(message: msgspec.Struct) -> bytes:
+    """Encode a message with its length before it."""
+    data = _encoder.encode(message)
+    return LENGTH.pack(len(data)) + data
+
+
+def receive(connection: socket.socket) -> bytes | None:
+    """Read one message from a blocking socket; None where the other end closed it."""
+    header = _exactly(connection, LENGTH.size)
+    return None if header is None else _exactly(connection, LENGTH.unpack(header)[0])
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes | None:
+    data = bytearray()
+    while len(data) < count:
+        piece = connection.recv(count - len(data))
+        if not piece:
+            return None
+        data += piece
+    return bytes(data)

@@ -1,0 +1,116 @@
+"""Runtimes: one module each, named after the artifact format that it runs.
+
+A runtime module has `available()`, which imports nothing heavy and is asked in the agent's own process;
+`prepare()` and `load()` run in a child process only. Other packages add one with an entry point of the group
+`edgepress.runtimes`, named after the format, that points to such a module.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import pkgutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from edgepress_protocol.errors import EdgepressError
+from edgepress_protocol.manifest import TensorSpec
+from edgepress_protocol.measurement import Runtime
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+ENTRY_POINTS = "edgepress.runtimes"
+
+
+class Unsupported(EdgepressError):  # noqa: N818 - it names what the runtime said
+    """This file cannot run in this runtime at all: an operator, a type or a shape that it does not know."""
+
+
+class Model(Protocol):
+    """A loaded model. Arrays go in and come out in the order of `inputs` and `outputs`, in their stored types."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What the file says of its inputs."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the file says of its outputs."""
+
+    @property
+    def resizable(self) -> bool:
+        """Whether a fixed first dimension can be changed by feeding another."""
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        """Run once."""
+
+
+class RuntimeModule(Protocol):
+    """What a runtime's module offers."""
+
+    def available(self) -> Runtime | None:
+        """Return the installed runtime, or None; imports neither it nor numpy."""
+
+    def prepare(self) -> None:
+        """Import the runtime; what the process holds after this is the empty runtime's baseline."""
+
+    def load(self, path: Path, threads: int) -> Model:
+        """Load a file, to run on the CPU with so many threads.
+
+        Raises:
+            Unsupported: the runtime does not know what the file asks for.
+        """
+
+
+def every() -> dict[str, RuntimeModule]:
+    """Return all runtime modules by format, installed or not."""
+    formats = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+    own = {name: _as_runtime(importlib.import_module(f"{__name__}.{name}")) for name in formats}
+    foreign = importlib.metadata.entry_points(group=ENTRY_POINTS)
+    return {**own, **{point.name: _as_runtime(point.load()) for point in foreign}}
+
+
+def installed() -> tuple[Runtime, ...]:
+    """Return the runtimes that this agent can start."""
+    found = (module.available() for module in every().values())
+    return tuple(runtime for runtime in found if runtime is not None)
+
+
+def get(artifact_format: str) -> tuple[Runtime, RuntimeModule]:
+    """Return the runtime for a format.
+
+    Raises:
+        Unsupported: none is installed.
+    """
+    module = every().get(artifact_format)
+    runtime = module.available() if module is not None else None
+    if module is None or runtime is None:
+        have = ", ".join(f"{each.format} ({each.name} {each.version})" for each in installed()) or "none"
+        raise Unsupported(f"no runtime for format {artifact_format!r} is installed; this agent runs: {have}")
+    return runtime, module
+
+
+def distribution(artifact_format: str, module: str, packages: Sequence[str]) -> Runtime | None:
+    """Return the first installed of `packages` that brings an importable `module`; a helper for runtime modules."""
+    if importlib.util.find_spec(module) is None:
+        return None
+    versions = ((package, _version(package)) for package in packages)
+    return next((Runtime(package, version, artifact_format) for package, version in versions if version), None)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _as_runtime(loaded: object) -> RuntimeModule:
+    return cast("RuntimeModule", loaded)

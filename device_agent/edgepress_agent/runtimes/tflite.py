@@ -1,0 +1,98 @@
+"""TFLite: Google's LiteRT (ai-edge-litert) or, on older boards, tflite-runtime, whichever is installed.
+
+Both run float models through XNNPACK by default.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgepress_protocol.manifest import Quantization, TensorSpec
+from edgepress_protocol.measurement import Runtime
+
+from edgepress_agent.runtimes import Unsupported, distribution
+
+if TYPE_CHECKING:
+    from edgepress_agent.runtimes import Array
+
+_UNKNOWN = ("unresolved custom op", "Didn't find op for builtin opcode", "Select TensorFlow op", "flex")
+
+
+def available() -> Runtime | None:
+    """Return ai-edge-litert where it is installed, else tflite-runtime."""
+    return distribution("tflite", "ai_edge_litert", ("ai-edge-litert",)) or distribution(
+        "tflite", "tflite_runtime", ("tflite-runtime",)
+    )
+
+
+def prepare() -> None:
+    """Import the interpreter."""
+    _interpreter_class()
+
+
+def load(path: Path, threads: int) -> TfliteModel:
+    """Load a TFLite file.
+
+    Raises:
+        Unsupported: it has an operator that this runtime does not know.
+    """
+    try:
+        interpreter = _interpreter_class()(model_path=str(path), num_threads=threads)
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        if any(sign in str(error) for sign in _UNKNOWN):
+            raise Unsupported(f"TFLite: {error}") from error
+        raise
+    return TfliteModel(interpreter)
+
+
+def _interpreter_class() -> Any:
+    runtime = available()
+    package = "ai_edge_litert" if runtime is not None and runtime.name == "ai-edge-litert" else "tflite_runtime"
+    return importlib.import_module(f"{package}.interpreter").Interpreter
+
+
+class TfliteModel:
+    """An interpreter whose tensors are allocated, and allocated anew when another batch comes."""
+
+    resizable = True
+
+    def __init__(self, interpreter: Any) -> None:
+        self._interpreter = interpreter
+        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+        self.inputs = tuple(_spec(each) for each in inputs)
+        self.outputs = tuple(_spec(each) for each in outputs)
+        self._input_indexes = [int(each["index"]) for each in inputs]
+        self._output_indexes = [int(each["index"]) for each in outputs]
+        self._shapes = [tuple(int(size) for size in each["shape"]) for each in inputs]
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        """Run once; an input of another shape than the last is resized first."""
+        shapes = [each.shape for each in inputs]
+        if shapes != self._shapes:
+            self._resize(shapes)
+        for index, value in zip(self._input_indexes, inputs, strict=True):
+            self._interpreter.set_tensor(index, value)
+        self._interpreter.invoke()
+        return [self._interpreter.get_tensor(index) for index in self._output_indexes]
+
+    def _resize(self, shapes: list[tuple[int, ...]]) -> None:
+        try:
+            for index, shape in zip(self._input_indexes, shapes, strict=True):
+                self._interpreter.resize_tensor_input(index, shape)
+            self._interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            raise Unsupported(f"TFLite: the file cannot take inputs of shape {shapes}: {error}") from error
+        self._shapes = shapes
+
+
+def _spec(detail: dict[str, Any]) -> TensorSpec:
+    import numpy as np
+
+    shape = tuple(int(size) if size >= 0 else None for size in detail.get("shape_signature", detail["shape"]))
+    scale, zero_point = detail["quantization"]
+    quantization = Quantization(float(scale), int(zero_point)) if scale else None
+    return TensorSpec(str(detail["name"]), np.dtype(detail["dtype"]).name, shape, quantization)

@@ -1,0 +1,32 @@
+"""A battery's own gauge: voltage times current, slow and coarse, and only while it discharges."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from edgepress_protocol.errors import Unavailable
+from edgepress_protocol.measurement import Sensor
+
+from edgepress_agent.sensors import Source
+from edgepress_agent.sysfs import is_simulated, number, read_text, readable
+
+_RATE_HZ = 1.0
+
+
+def detect(root: Path) -> Source | None:
+    """Take the first battery that tells voltage and current."""
+    for supply in sorted((root / "sys/class/power_supply").glob("*")):
+        if read_text(supply / "type") == "Battery" and all(
+            readable(supply / name) for name in ("voltage_now", "current_now")
+        ):
+            sensor = Sensor("battery", "power", "battery", is_simulated(root))
+            return Source(sensor, partial(_read_mw, supply), _RATE_HZ)
+    return None
+
+
+def _read_mw(supply: Path) -> float:
+    if read_text(supply / "status") != "Discharging":
+        raise Unavailable(f"{supply}: charging, so that its current is not the board's")
+    # Drivers disagree about the sign of a discharge.
+    return number(supply / "voltage_now") * abs(number(supply / "current_now")) / 1e9

@@ -1,0 +1,40 @@
+"""INA3221 of Jetson boards through hwmon (JetPack 5 and later): mV and mA per channel, no power file.
+
+A disabled channel answers ENODATA, one that leads nowhere is labelled NC, and channel 7 is a sum of shunts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from edgepress_protocol.measurement import Sensor
+
+from edgepress_agent.sensors import Source
+from edgepress_agent.sensors._rails import total
+from edgepress_agent.sysfs import hwmon, is_simulated, number, read_int, read_text, readable
+
+_RATE_HZ = 25.0
+"""Three channels convert in about 6.6 ms each, and a read may wait for one."""
+
+
+def detect(root: Path) -> Source | None:
+    """Find the chips and add up the rails that make the total."""
+    rails: dict[str, Callable[[], float]] = {}
+    for chip in hwmon(root, "ina3221"):
+        for channel in (1, 2, 3):
+            label = read_text(chip / f"in{channel}_label")
+            if label and label != "NC" and _enabled(chip, channel):
+                rails[label] = _rail(chip, channel)
+    read = total(rails)
+    if read is None:
+        return None
+    return Source(Sensor("ina3221", "power", "module", is_simulated(root)), read, _RATE_HZ)
+
+
+def _enabled(chip: Path, channel: int) -> bool:
+    return read_int(chip / f"in{channel}_enable") != 0 and readable(chip / f"curr{channel}_input")
+
+
+def _rail(chip: Path, channel: int) -> Callable[[], float]:
+    return lambda: number(chip / f"in{channel}_input") * number(chip / f"curr{channel}_input") / 1000
