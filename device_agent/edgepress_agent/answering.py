@@ -10,10 +10,11 @@ import selectors
 import socket
 import sys
 import threading
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from time import monotonic, perf_counter_ns
+from time import monotonic, perf_counter_ns, sleep
 from typing import Any
 from urllib.parse import unquote
 
@@ -32,6 +33,7 @@ ALIAS = "active"
 
 _IDLE_S = 60.0
 _DRAIN_IDLE_S = 2.0
+"""A client that keeps its connection has so long to send one more request, whose answer tells it to come anew."""
 _DRAIN_S = 30.0
 _REPORT_EVERY_S = 0.1
 
@@ -41,6 +43,7 @@ class Counts:
 
     def __init__(self) -> None:
         self.changed = threading.Event()
+        self.over = False
         self._lock = threading.Lock()
         self._in_flight = 0
         self._errors = 0
@@ -58,6 +61,11 @@ class Counts:
             self._in_flight -= 1
             self._errors += failed
             self._latencies_ns.append(latency_ns)
+        self.changed.set()
+
+    def finish(self) -> None:
+        """Nothing comes after this."""
+        self.over = True
         self.changed.set()
 
     def take(self) -> Served:
@@ -79,6 +87,7 @@ class Service:
         self.draining = threading.Event()
         # Interpreters are not made for several threads, and a board has no cores to spare.
         self.turn = threading.Lock()
+        self.idle: set[socket.socket] = set()
         self._connections: dict[threading.Thread, socket.socket] = {}
 
     def connect(self, connection: socket.socket) -> None:
@@ -90,9 +99,15 @@ class Service:
     def drain(self) -> None:
         """Wait for the connections: each ends with its next answer, or when it has been idle for a moment."""
         self.draining.set()
-        deadline = monotonic() + _DRAIN_S
-        for thread, connection in list(self._connections.items()):
-            connection.settimeout(_DRAIN_IDLE_S)
+        self._join(_DRAIN_IDLE_S)
+        for connection in list(self.idle):
+            with suppress(OSError):  # closed by its client meanwhile
+                connection.shutdown(socket.SHUT_RD)
+        self._join(_DRAIN_S)
+
+    def _join(self, seconds: float) -> None:
+        deadline = monotonic() + seconds
+        for thread in list(self._connections):
             thread.join(max(0.0, deadline - monotonic()))
 
     def _answer(self, connection: socket.socket) -> None:
@@ -102,6 +117,7 @@ class Service:
             pass  # the client has gone, which is its right
         finally:
             connection.close()
+            self.idle.discard(connection)
             self._connections.pop(threading.current_thread(), None)
 
 
@@ -111,13 +127,30 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "edgepress"
     sys_version = ""
-    disable_nagle_algorithm = False
+    # Head and body in one packet: two would wait for each other's acknowledgement.
+    wbufsize = -1
 
     def __init__(self, connection: socket.socket, service: Service) -> None:
         self.service = service
         connection.settimeout(_IDLE_S)
         # A Unix socket's peer has no address, which is what the base class expects one for.
         super().__init__(connection, ("local", 0), None)  # type: ignore[arg-type]
+
+    def handle_one_request(self) -> None:
+        """Mark the connection as idle until a request begins."""
+        self.service.idle.add(self.connection)
+        super().handle_one_request()
+
+    def parse_request(self) -> bool:
+        """Mark it as at work: this is called once a request's first line was read."""
+        self.service.idle.discard(self.connection)
+        return super().parse_request()
+
+    def handle_expect_100(self) -> bool:
+        """Send the go-ahead at once: the client waits for it."""
+        go_ahead = super().handle_expect_100()
+        self.wfile.flush()
+        return go_ahead
 
     def do_GET(self) -> None:
         """Health and metadata."""
@@ -223,10 +256,12 @@ def main() -> None:
         pipe.sendall(pack(trouble(error)))
         return
     pipe.sendall(pack(Ready()))
-    threading.Thread(target=report, args=(service.counts, pipe), daemon=True).start()
+    reporting = threading.Thread(target=report, args=(service.counts, pipe), daemon=True)
+    reporting.start()
     accept(service, listening, pipe)
     service.drain()
-    pipe.sendall(pack(service.counts.take()))
+    service.counts.finish()
+    reporting.join()
 
 
 def load(asked: Serve) -> tensors.Bound:
@@ -257,10 +292,12 @@ def accept(service: Service, listening: socket.socket, pipe: socket.socket) -> N
 
 def report(counts: Counts, pipe: socket.socket) -> None:
     """Tell the agent what changed, at once and then at most ten times a second."""
-    pause = threading.Event()
     while counts.changed.wait():
+        last = counts.over
         pipe.sendall(pack(counts.take()))
-        pause.wait(_REPORT_EVERY_S)
+        if last:
+            return
+        sleep(_REPORT_EVERY_S)
 
 
 if __name__ == "__main__":

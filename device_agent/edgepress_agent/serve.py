@@ -76,11 +76,13 @@ class Server:
         reason = unmet(manifest)
         if reason:
             raise Unavailable(reason)
-        next_one = _Serving(Serve(manifest, str(model.absolute())), asyncio.get_running_loop().create_future())
+        next_one = _Serving(_asked(manifest, model), asyncio.get_running_loop().create_future())
         next_one.task = asyncio.create_task(self._keep(next_one), name=f"serve {manifest.variant}")
         self._all.add(next_one)
         try:
-            await next_one.ready
+            await asyncio.wait({next_one.ready, next_one.task}, return_when=asyncio.FIRST_COMPLETED)
+            # A task that ends before its model is ready has met a bug, which is raised here.
+            await (next_one.ready if next_one.ready.done() else next_one.task)
         except BaseException:
             await self._end(next_one)
             raise
@@ -139,6 +141,7 @@ class Server:
                     "the serving model %s ended, and is started again: %s", serving.asked.manifest.variant, error
                 )
             finally:
+                serving.child = None
                 serving.in_flight = 0
                 self._changed.set()
             pause_s = _FIRST_PAUSE_S if monotonic() - started_s > _LONGEST_PAUSE_S else pause_s
@@ -190,6 +193,10 @@ class _Serving:
     child: Worker | None = None
     in_flight: int = 0
     draining: bool = False
+
+
+def _asked(manifest: Manifest, model: Path) -> Serve:
+    return Serve(manifest, str(model.absolute()))
 
 
 def _listen(address: str) -> socket.socket:
