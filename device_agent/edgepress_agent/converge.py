@@ -169,7 +169,8 @@ class Converger:
         self._voice.greet(session)
         self._voice.reports(self._disk.outbox.waiting())
         self._voice.listen(self._disk.fetches.wires())
-        self._say_needs()
+        # What is needed is said when the host is heard, which is at once if it is there; said twice it is sent twice.
+        self._host = ("", False)
 
     def _hear_host(self, payload: bytes) -> None:
         try:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 from functools import partial
+from typing import Any
 
 from edgepress_protocol.errors import Unavailable
 from edgepress_protocol.measurement import Device
@@ -47,6 +49,7 @@ async def _run_locked(settings: Settings) -> None:
     server = Server(settings.serve, disk.work) if settings.serve else None
     converger = Converger(settings, disk, server, partial(_inventory, settings))
     stopping = _on_signal()
+    asyncio.get_running_loop().set_exception_handler(_on_loop_error)
     ended: list[Unavailable] = []
     if server is not None:
         await server.start()
@@ -88,7 +91,8 @@ async def _link(converger: Converger, ended: list[Unavailable], stopping: asynci
 async def _telemetry(settings: Settings, converger: Converger, server: Server | None) -> None:
     while True:
         stats = server.stats() if server is not None else None
-        converger.say_telemetry(await asyncio.to_thread(telemetry.read, settings.root, stats))
+        reading = await asyncio.to_thread(telemetry.read, settings.root, stats, state_dir=settings.state_dir)
+        converger.say_telemetry(reading)
         converger.config_changed.clear()
         with contextlib.suppress(asyncio.TimeoutError):
             async with timeout(converger.config.telemetry_s):
@@ -101,6 +105,15 @@ def _on_signal() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     return stopping
+
+
+def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # aiomqtt may ask to write to a socket that a killed broker has just closed; the link notices the loss itself.
+    error = context.get("exception")
+    if isinstance(error, OSError) and error.errno == errno.EBADF:
+        logger.debug("%s", context.get("message"))
+    else:
+        loop.default_exception_handler(context)
 
 
 def _leave() -> None:

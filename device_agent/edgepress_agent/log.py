@@ -14,6 +14,8 @@ def configure(level: str) -> None:
     """Send the agent's log to standard error; the journal adds the time itself, a terminal gets it here."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logger.setLevel(_LEVELS[level])
+    # The client's own complaints about a lost socket say nothing that the link does not say better.
+    logging.getLogger("mqtt").setLevel(logging.DEBUG if level == "debug" else logging.CRITICAL)
 
 
 class Said:

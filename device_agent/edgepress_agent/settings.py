@@ -27,7 +27,8 @@ class Broker:
     ca: Path | None = None
 
     def __str__(self) -> str:
-        return f"{'mqtts' if self.tls else 'mqtt'}://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,15 @@ def parse_broker(url: str, *, username: str | None, password: str | None, ca: Pa
     Raises:
         UsageError: it is no such URL.
     """
+    # What stands before the @ is a password: it is never printed.
+    shown = f"--broker {url.rpartition('@')[2]!r}: expected mqtt://[user:password@]host:port, or mqtts://…"
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise UsageError(f"--broker {url!r}: {error}; expected mqtt://host:port or mqtts://host:port") from error
+        raise UsageError(shown) from error
     if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.path.strip("/") or parts.query:
-        raise UsageError(f"--broker {url!r}: expected mqtt://[user:password@]host:port or mqtts://…")
+        raise UsageError(shown)
     if ca is not None and parts.scheme != "mqtts":
         raise UsageError("--ca is for mqtts:// brokers: write --broker mqtts://…, or leave --ca out")
     return Broker(

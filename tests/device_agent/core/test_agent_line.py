@@ -1,0 +1,359 @@
+"""The daemon against a real broker: connect, obey, fetch, measure, report, activate, and survive."""
+
+import asyncio
+import json
+import signal
+import struct
+import time
+from collections import Counter
+
+import msgspec
+import pytest
+from edgepress_protocol.messages import Config, Failed, Measured
+from edgepress_protocol.signing import PrivateKey
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def test_a_trial_is_fetched_measured_and_reported_until_the_host_drops_it(scene):
+    pytest.importorskip("onnxruntime")
+
+    async def story():
+        model = scene.model(40_000)
+        evaluation = model.evaluation()
+        async with scene.host() as host:
+            await host.say_online()
+            scene.agent.start()
+            await host.until(lambda: host.states)
+            assert host.presence[-1].online
+            assert host.states[-1].session == host.presence[-1].session
+            manifests = host.offer(model)
+            wanted = {"trials": (scene.trial(model, evaluation=evaluation),), "manifests": manifests}
+            await host.want(**wanted)
+            await host.until(lambda: host.reports)
+            outcome = host.reports[-1].outcome
+            assert isinstance(outcome, Measured), outcome
+            assert outcome.measurement.accuracy.samples == 8
+            assert outcome.measurement.energy is None
+            assert {p.phase for p in host.progress} >= {"fetching", "queued", "measuring"}
+            await host.until(lambda: host.states[-1].waiting_reports == 1)
+
+            # Every want that still lists the trial brings the report again; one without it is the acknowledgement.
+            await host.want(**wanted)
+            await host.until(lambda: len(host.reports) == 2)
+            assert host.reports[0] == host.reports[1]
+            await host.want()
+            await host.until(lambda: host.states[-1].waiting_reports == 0 and host.states[-1].generation == 3)
+            assert max(host.sent.values()) == 1
+        assert scene.agent.stop() == 0
+
+    asyncio.run(story())
+
+
+def test_deploy_switch_and_roll_back_without_fetching_again(scene):
+    pytest.importorskip("onnxruntime")
+
+    async def story():
+        first, second = scene.model(seed=1, padding_bytes=500), scene.model(seed=2, padding_bytes=500)
+        async with scene.host() as host:
+            scene.agent.start()
+            manifests = host.offer(first, second)
+
+            async def deploy(model, number):
+                await host.want(deployment=scene.deployment(model, number), manifests=manifests)
+                wanted = scene.deployment(model, number).id
+                await host.until(
+                    lambda: (
+                        host.states
+                        and (s := host.states[-1].deployment)
+                        and s.deployment == wanted
+                        and s.phase in {"active", "failed"}
+                    )
+                )
+                return host.states[-1]
+
+            state = await deploy(first, 1)
+            assert (state.active.manifest, state.previous) == (first.id, None)
+            state = await deploy(second, 2)
+            assert (state.active.manifest, state.previous.manifest) == (second.id, first.id)
+            sent = host.sent.total()
+            state = await deploy(first, 3)
+            assert (state.active.manifest, state.previous.manifest) == (first.id, second.id)
+            assert state.active.deployment == scene.deployment(first, 3).id
+            assert host.sent.total() == sent
+
+            # After a restart the active model is there before any host has spoken.
+            scene.agent.kill()
+            heard = len(host.states)
+            scene.agent.start()
+            await host.until(lambda: len(host.states) > heard)
+            assert host.states[heard].active == state.active
+            assert host.sent.total() == sent
+
+    asyncio.run(story())
+
+
+def test_a_model_that_fails_its_golden_vectors_never_becomes_active(scene):
+    pytest.importorskip("onnxruntime")
+
+    async def story():
+        good = scene.model(seed=1)
+        wrong = scene.model(seed=2, padding_bytes=100).with_wrong_golden(scene.key)
+        async with scene.host() as host:
+            scene.agent.start()
+            manifests = host.offer(good, wrong)
+            await host.want(deployment=scene.deployment(good, 1), manifests=manifests)
+            await host.until(lambda: host.states and host.states[-1].active)
+            await host.want(deployment=scene.deployment(wrong, 2), manifests=manifests)
+            await host.until(lambda: (s := host.states[-1].deployment) and s.phase == "failed")
+            assert host.states[-1].deployment.reason.startswith("golden: ")
+            assert host.states[-1].active.manifest == good.id
+
+            # A failure is final for its deployment, also after a restart.
+            scene.agent.kill()
+            heard = len(host.states)
+            scene.agent.start()
+            await host.until(lambda: len(host.states) > heard and host.states[-1].deployment)
+            assert host.states[-1].deployment.phase == "failed"
+            assert host.states[-1].active.manifest == good.id
+
+    asyncio.run(story())
+
+
+def test_killed_in_mid_transfer_it_resumes_and_never_fetches_again_what_it_had(scene):
+    async def story():
+        model = scene.model(400_000)
+        async with scene.host() as host:
+            host.budget = 60
+            scene.agent.start()
+            manifests = host.offer(model)
+            await host.want(trials=(scene.trial(model),), manifests=manifests, config=Config(window_chunks=4))
+            big = model.manifest.model.wire
+            asked = len(big.chunks)
+            assert asked > 80
+
+            def missing():
+                needs = [need for need in host.needs if need.wire == big.sha256]
+                return sum(byte.bit_count() for byte in needs[-1].missing) if needs else asked
+
+            had = host.budget - 4
+            await host.until(lambda: asked - missing() >= had)
+            scene.agent.kill()
+            journal = (scene.agent.state_dir / "partial" / f"{big.sha256}.journal").read_bytes()
+            here = {index for (index,) in struct.iter_unpack(">I", journal)}
+            assert len(here) >= had
+            host.budget = None
+            scene.agent.start()
+            await host.until(lambda: host.reports)
+            assert f"resuming with {len(here)} chunks here" in scene.agent.said()
+            assert not [
+                index for (wire, index), n in host.sent.items() if wire == big.sha256 and n > 1 and index in here
+            ]
+
+    asyncio.run(story())
+
+
+def test_an_altered_chunk_is_refused_and_repaired(scene):
+    async def story():
+        model = scene.model(60_000)
+        async with scene.host() as host:
+            altered = []
+
+            def alter(index, chunk):
+                if index == 3 and not altered:
+                    altered.append(index)
+                    return bytes([chunk[0] ^ 1]) + chunk[1:]
+                return chunk
+
+            host.alter = alter
+            scene.agent.start()
+            await host.want(trials=(scene.trial(model),), manifests=host.offer(model))
+            await host.until(lambda: host.reports)
+            assert altered
+            assert "dropped a chunk (1 so far): chunk 3 was altered" in scene.agent.said()
+            wire = model.manifest.model.wire.sha256
+            assert {index: n for (w, index), n in host.sent.items() if w == wire and n > 1} == {3: 2}
+
+    asyncio.run(story())
+
+
+def test_a_broker_killed_and_restarted_empty_is_survived(scene):
+    async def story():
+        model = scene.model(200_000)
+        async with scene.host() as host:
+            host.budget = 10
+            scene.agent.start()
+            await host.until(lambda: host.states)
+            await host.want(trials=(scene.trial(model),), manifests=host.offer(model))
+            await host.until(lambda: host.budget == 0)
+            want = host.last_want
+            sent = Counter(host.sent)
+            scene.broker.kill()
+        scene.broker.start()
+        async with scene.host() as host:
+            host.offer(model)
+            host.sent.update(sent)
+            await host.say_online(session="s2")
+            # The agent says everything again of its own accord; the host publishes its want again.
+            await host.until(lambda: host.states and host.presence and host.presence[-1].online)
+            await host.publish_want("pi", want)
+            await host.until(lambda: host.reports)
+            # Only what the broker may have lost on its way was sent twice.
+            assert sum(count > 1 for count in host.sent.values()) <= 10
+
+    asyncio.run(story())
+
+
+def test_a_want_of_another_key_is_refused_in_one_line(scene):
+    async def story():
+        model = scene.model()
+        async with scene.host() as host:
+            scene.agent.start()
+            await host.want(
+                key=PrivateKey.generate("stranger"), trials=(scene.trial(model),), manifests=host.offer(model)
+            )
+            await host.until(lambda: host.states and host.states[-1].refused)
+            refused = host.states[-1].refused
+            assert refused == "want is not signed by the trusted key 'test-host'"
+            assert host.states[-1].generation == 0
+            assert not host.needs
+            # The right key is obeyed, and the refusal is over.
+            await host.want(trials=(), manifests=())
+            await host.until(lambda: host.states[-1].generation == 2 and not host.states[-1].refused)
+        assert scene.agent.said().count("not signed by the trusted key") == 1
+
+    asyncio.run(story())
+
+
+def test_a_manifest_of_another_key_ends_its_trial_alone(scene):
+    async def story():
+        good, forged = scene.model(seed=1), scene.model(seed=2, padding_bytes=10)
+        forged.sign(PrivateKey.generate("stranger"))
+        async with scene.host() as host:
+            scene.agent.start()
+            manifests = host.offer(good, forged)
+            await host.want(trials=(scene.trial(forged, 1), scene.trial(good, 2)), manifests=manifests)
+            await host.until(lambda: len(host.reports) >= 2)
+            outcomes = {int(report.trial, 16): report.outcome for report in host.reports}
+            assert isinstance(outcomes[1], Failed)
+            assert outcomes[1].kind == "rejected"
+            assert "manifest is not signed by the trusted key" in outcomes[1].detail
+            assert outcomes[2] is not None
+            assert not any(wire == forged.manifest.model.wire.sha256 for wire, _ in host.sent)
+
+    asyncio.run(story())
+
+
+def test_a_host_of_another_protocol_version_is_refused_in_one_line(scene):
+    async def story():
+        async with scene.host() as host:
+            await host.say_online(speaks=(7, 9))
+            scene.agent.start()
+            await host.until(lambda: host.states and host.states[-1].refused)
+            assert "no common protocol version" in host.states[-1].refused
+            await host.want(protocol=7)
+            line = "this side speaks 1, the other 7; upgrade edgepress on this side"
+            await host.until(lambda: line in host.states[-1].refused)
+            assert host.states[-1].generation == 0
+
+    asyncio.run(story())
+
+
+def test_a_stale_want_is_ignored_and_an_equal_one_is_harmless(scene):
+    async def story():
+        model = scene.model()
+        async with scene.host() as host:
+            scene.agent.start()
+            await host.want(generation=5)
+            await host.until(lambda: host.states and host.states[-1].generation == 5)
+            stale = {"trials": (scene.trial(model),), "manifests": host.offer(model)}
+            await host.want(generation=4, **stale)
+            await host.want(generation=5)
+            await host.want(generation=6)
+            await host.until(lambda: host.states[-1].generation == 6)
+            assert not host.needs
+            assert "ignored a want of generation 4: 5 was seen" in scene.agent.said()
+            # The highest generation outlives the process.
+            scene.agent.kill()
+            heard = len(host.states)
+            scene.agent.start()
+            await host.until(lambda: len(host.states) > heard)
+            assert host.states[-1].generation == 6
+
+    asyncio.run(story())
+
+
+def test_a_cancelled_trial_stops_and_is_not_reported(scene):
+    pytest.importorskip("onnxruntime")
+
+    async def story():
+        model = scene.model()
+        long = msgspec.structs.replace(
+            scene.trial(model), options=msgspec.structs.replace(scene.trial(model).options, window_s=60.0)
+        )
+        async with scene.host() as host:
+            scene.agent.start()
+            await host.want(trials=(long,), manifests=host.offer(model))
+            await host.until(lambda: any("timing" in said.detail for said in host.progress))
+            await host.want(trials=(scene.trial(model, 2),), manifests=host.offer(model))
+            await host.until(lambda: host.reports)
+            assert [int(report.trial, 16) for report in host.reports] == [2]
+
+    asyncio.run(story())
+
+
+def test_sigterm_says_goodbye_within_two_seconds_and_a_kill_leaves_the_will(scene):
+    async def story():
+        async with scene.host() as host:
+            for how in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+                host.presence.clear()
+                scene.agent.start()
+                await host.until(lambda: host.presence and host.presence[-1].online)
+                session = host.presence[-1].session
+                began = time.monotonic()
+                status = await asyncio.to_thread(scene.agent.stop, how)
+                assert time.monotonic() - began < 2
+                assert status == (0 if how is not signal.SIGKILL else -signal.SIGKILL)
+                await host.until(lambda: not host.presence[-1].online)
+                assert host.presence[-1].session == session
+
+    asyncio.run(story())
+
+
+def test_disk_full_is_said_in_one_line_and_is_recovered_from(scene):
+    pytest.importorskip("onnxruntime")
+
+    async def story():
+        big, small = scene.model(1_500_000, seed=1, chunk_bytes=65536), scene.model(seed=2)
+        async with scene.host() as host:
+            scene.agent.start()
+            manifests = host.offer(big, small)
+            tight = Config(store_quota_bytes=1 << 20)
+            await host.want(trials=(scene.trial(big, 1), scene.trial(small, 2)), manifests=manifests, config=tight)
+            await host.until(lambda: len(host.reports) >= 2)
+            outcomes = {int(report.trial, 16): report.outcome for report in host.reports}
+            assert outcomes[1].kind == "error"
+            assert outcomes[1].detail.startswith("disk full: ")
+            assert isinstance(outcomes[2], Measured), outcomes[2]
+            await host.want(deployment=scene.deployment(big, 1), manifests=manifests, config=tight)
+            await host.until(lambda: (s := host.states[-1].deployment) and s.phase == "failed")
+            assert host.states[-1].deployment.reason.startswith("disk full: ")
+            await host.want(deployment=scene.deployment(big, 2), manifests=manifests)
+            await host.until(lambda: (s := host.states[-1].deployment) and s.phase == "active")
+
+    asyncio.run(story())
+
+
+def test_no_bytes_of_a_model_reach_the_agents_own_memory_of_the_world(scene):
+    """What the agent keeps across restarts is small, readable, and only its own."""
+
+    async def story():
+        async with scene.host() as host:
+            scene.agent.start()
+            await host.want(generation=3)
+            await host.until(lambda: host.states and host.states[-1].generation == 3)
+        facts = json.loads((scene.agent.state_dir / "agent.json").read_text())
+        assert facts["generation"] == 3
+        assert facts["device"] == "pi"
+
+    asyncio.run(story())
