@@ -141,8 +141,10 @@ class Client:
 
 
 @contextmanager
-def connect(data_dir: Path, say: Callable[[str], None]) -> Iterator[Client]:
+def connect(data_dir: Path, say: Callable[[str], None], *, broker: str | None = None) -> Iterator[Client]:
     """Connect to the controller of `data_dir`; where none runs, run one until the block ends, and `say` so.
+
+    The one that is started uses `broker`, or its own embedded one, which no device knows yet.
 
     Raises:
         Unavailable: a controller should be there and does not answer, or could not be started.
@@ -155,7 +157,7 @@ def connect(data_dir: Path, say: Callable[[str], None]) -> Iterator[Client]:
         finally:
             client.close()
         return
-    with transient_controller(data_dir, say) as ready:
+    with transient_controller(data_dir, say, broker=broker) as ready:
         client = Client(ready)
         try:
             yield client

@@ -200,7 +200,7 @@ def notes(entry: Entry, found: Figures, devices: int) -> tuple[str, ...]:
     if 0 < len(found.devices) < devices:
         said.append(f"measured on {len(found.devices)} of {devices} devices")
     if found.accuracy is not None and found.accuracy_from == "host" and entry.runs:
-        said.append("accuracy from the host")
+        said.append("accuracy of the host")
     return tuple(said)
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 WIDTH, HEIGHT = 560, 340
-LEFT, RIGHT, TOP, BOTTOM = 64, 18, 16, 46
+LEFT, RIGHT, TOP, BOTTOM = 78, 30, 16, 46
 LOG_FROM = 6.0
 """An axis whose largest value is this many times its least is drawn logarithmically."""
 
@@ -112,7 +112,7 @@ def _grid(across: _Scale, up: _Scale, x: Axis, y: Axis) -> list[str]:
     label = f"{x.label}, logarithmic" if across.log else x.label
     parts.append(f'<text class="label" x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{escape(label)}</text>')
     height = (TOP + bottom) / 2
-    turned = f'transform="translate(14 {height}) rotate(-90)" text-anchor="middle"'
+    turned = f'transform="translate(13 {height}) rotate(-90)" text-anchor="middle"'
     parts.append(f'<text class="label" {turned}>{escape(y.label)}</text>')
     return parts
 

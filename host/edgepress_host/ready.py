@@ -10,6 +10,7 @@ from edgepress_protocol.errors import UsageError
 from edgepress_protocol.manifest import Quantization, TensorSpec
 
 from edgepress_host.artifacts import Artifact, EvaluationFile, GoldenFile, digest
+from edgepress_host.quiet import quiet
 from edgepress_host.text import one_line
 
 FORMATS = {".onnx": "onnx", ".tflite": "tflite"}
@@ -156,8 +157,9 @@ class _Tflite:
     def __init__(self, path: Path) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        self._interpreter: Any = Interpreter(model_path=str(path), num_threads=1)
-        self._interpreter.allocate_tensors()
+        with quiet():
+            self._interpreter: Any = Interpreter(model_path=str(path), num_threads=1)
+            self._interpreter.allocate_tensors()
         self._in, self._out = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         self.inputs = tuple(_tflite_spec(details) for details in self._in)
         self.outputs = tuple(_tflite_spec(details) for details in self._out)

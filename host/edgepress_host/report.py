@@ -13,7 +13,7 @@ from edgepress_protocol.measurement import Board
 from edgepress_host import facts, figures, gains, naming, plot, units
 from edgepress_host.budget import Budget
 from edgepress_host.choices import SavedChoice
-from edgepress_host.figures import ORIGINAL, Entry
+from edgepress_host.figures import ORIGINAL, Figures
 from edgepress_host.plot import Axis, Point
 from edgepress_host.select import Choice, Outcome, pick
 from edgepress_host.server.views import DeviceView, ManifestView, MeasurementView, TrialView
@@ -35,10 +35,15 @@ class Row(msgspec.Struct, frozen=True):
     """One artifact measured on one device."""
 
     number: int
-    name: str
+    manifest: ManifestView
     outcome: Outcome
     view: MeasurementView
-    drop: float | None
+    figures: Figures
+
+    @property
+    def name(self) -> str:
+        """`variant:format`."""
+        return naming.name_of(self.manifest)
 
 
 class Section(msgspec.Struct, frozen=True):
@@ -87,71 +92,75 @@ def render(known: Known, made: SavedChoice, now_unix_s: float) -> str:
 
 def sections(known: Known, made: SavedChoice, wanted: Sequence[ManifestView], numbers: dict[str, int]) -> list[Section]:
     """One section per device that measured or failed anything."""
-    entries = facts.entries(wanted, known.measurements, known.trials, known.devices)
+    entries = facts.entries(wanted, known.manifests, known.measurements, known.trials, known.devices)
     by_device = {choice.group: choice for choice in pick(entries, _budget_of(made), per="device")}
     chosen = {(device, choice.chosen) for choice in made.choices for device in choice.devices}
-    latest = facts.latest_measurements(one for one in known.measurements if one.manifest in numbers)
-    return [
-        _section(device, choice, chosen, [one for one in latest if one.device == device], entries, numbers, known)
-        for device, choice in sorted(by_device.items())
-    ]
-
-
-def _section(
-    device: str,
-    choice: Choice,
-    chosen: set[tuple[str, str | None]],
-    latest: Sequence[MeasurementView],
-    entries: Iterable[Entry],
-    numbers: dict[str, int],
-    known: Known,
-) -> Section:
-    standings = {one.name: one for one in choice.standings}
-    rows = []
-    for view in latest:
-        name = naming.name_of(view)
-        standing = standings[name]
-        outcome: Outcome = "chosen" if (device, name) in chosen else "front" if standing.outcome != "lost" else "lost"
-        rows.append(Row(numbers[view.manifest], name, outcome, view, standing.figures.accuracy_drop))
-    rows.sort(key=lambda row: row.number)
-    sizes = {one.manifest: one.file_bytes for one in known.manifests}
-    accuracies = {row.name: standings[row.name].figures.accuracy for row in rows}
-    timed = [row for row in rows if not row.view.measurement.emulated and accuracies[row.name] is not None]
-    up = Axis("accuracy", units.score)
-    return Section(
-        device=device,
-        board=_board(device, latest, known.devices),
-        latency_plot=plot.scatter(
-            [_point(row, row.view.measurement.latency.p95_ms, accuracies[row.name]) for row in timed],
-            Axis("p95 latency", units.ms, may_be_log=True),
-            up,
-        ),
-        size_plot=plot.scatter(
-            [_point(row, sizes[row.view.manifest], accuracies[row.name]) for row in timed],
-            Axis("file size", units.size, may_be_log=True),
-            up,
-        ),
-        rows=tuple(rows),
-        failures=tuple(
+    latest = facts.latest_measurements(known.measurements, {one.manifest: one.model for one in known.manifests})
+    found = []
+    for device, choice in sorted(by_device.items()):
+        measured = [(one, view) for one in wanted if (view := latest.get((one.model, device)))]
+        rows = _rows(choice, chosen, measured, numbers)
+        failures = [
             (entry.name, run.failed)
             for entry in entries
             for run in entry.runs
             if run.device == device and run.failed is not None
+        ]
+        board = _board(device, [view for _, view in measured], known.devices)
+        found.append(_section(device, board, rows, failures))
+    return found
+
+
+def _rows(
+    choice: Choice,
+    chosen: set[tuple[str, str | None]],
+    measured: Iterable[tuple[ManifestView, MeasurementView]],
+    numbers: dict[str, int],
+) -> list[Row]:
+    standings = {one.name: one for one in choice.standings}
+    rows = []
+    for manifest, view in measured:
+        name = naming.name_of(manifest)
+        standing = standings[name]
+        outcome: Outcome = "front" if standing.outcome != "lost" else "lost"
+        outcome = "chosen" if (choice.group, name) in chosen else outcome
+        rows.append(Row(numbers[manifest.manifest], manifest, outcome, view, standing.figures))
+    return rows
+
+
+def _section(device: str, board: Board | None, rows: list[Row], failures: list[tuple[str, str]]) -> Section:
+    timed = [row for row in rows if not row.view.measurement.emulated and row.figures.accuracy is not None]
+    up = Axis("accuracy", _score_tick)
+    return Section(
+        device=device,
+        board=board,
+        latency_plot=plot.scatter(
+            [_point(row, row.view.measurement.latency.p95_ms) for row in timed],
+            Axis("p95 latency", _ms_tick, may_be_log=True),
+            up,
         ),
+        size_plot=plot.scatter(
+            [_point(row, row.figures.file_bytes) for row in timed],
+            Axis("file size", units.size, may_be_log=True),
+            up,
+        ),
+        rows=tuple(rows),
+        failures=tuple(failures),
         left_out=len(rows) - len(timed),
     )
 
 
-def _point(row: Row, x: float, y: float | None) -> Point:
+def _point(row: Row, x: float) -> Point:
+    y = row.figures.accuracy
     assert y is not None
     return Point(
         x=x,
         y=y,
         number=row.number,
         title=f"{row.number}. {row.name}: {units.score(y)}, {row.outcome}",
-        shape="square" if row.view.format == "tflite" else "circle",
+        shape="square" if row.manifest.format == "tflite" else "circle",
         outcome=row.outcome,
-        original=row.view.variant == ORIGINAL,
+        original=row.manifest.variant == ORIGINAL,
     )
 
 
@@ -168,6 +177,14 @@ def _budget_of(made: SavedChoice) -> Budget:
 def _blank(write: Any) -> Any:
     """Make a filter that leaves a cell empty where nothing was measured."""
     return lambda value: "" if value is None else write(value)
+
+
+def _score_tick(value: float) -> str:
+    return f"{100 * value:g} %" if 0 <= value <= 1 else f"{value:g}"
+
+
+def _ms_tick(value: float) -> str:
+    return f"{value:g} ms"
 
 
 def _mhz(hertz: float) -> str:

@@ -168,11 +168,11 @@ def _why(index: int, found: Figures, front: Sequence[tuple[Entry, Figures]], bud
     value: float = getattr(found, key)
     if index == 0:
         alone = " (alone on the front)" if len(front) == 1 else f", of {len(front)} on the front"
-        return f"least {word}, {figures.shown(key, best)}, within the budget{alone}"
+        return f"lowest {word}, {figures.shown(key, best)}, within the budget{alone}"
     if value == best:
         return f"on the front; ties with {front[0][0].name} in {word}, which goes by accuracy, then size"
     return (
-        f"on the front; {front[0][0].name} has less {word}"
+        f"on the front; {front[0][0].name} has the lower {word}"
         f" ({figures.shown(key, best)} against {figures.shown(key, value)})"
     )
 

@@ -18,7 +18,7 @@ STOP_S = 10.0
 
 
 @contextmanager
-def transient_controller(data_dir: Path, say: Callable[[str], None]) -> Iterator[Running]:
+def transient_controller(data_dir: Path, say: Callable[[str], None], *, broker: str | None = None) -> Iterator[Running]:
     """Run `edgepress serve` until the block ends. Makes a key where there is none.
 
     Raises:
@@ -28,11 +28,12 @@ def transient_controller(data_dir: Path, say: Callable[[str], None]) -> Iterator
     if not (data_dir / "keys" / keys.PRIVATE_NAME).exists():
         keys.init(data_dir / "keys")
         say(f"made a key pair: give {data_dir / 'keys' / keys.PUBLIC_NAME} to every device")
+    serve = [sys.executable, "-m", "edgepress_host.cli", "--data-dir", str(data_dir), "serve"]
     log = data_dir / "controller.log"
     with log.open("wb") as written:
         # A session of its own: Ctrl-C is for the command, which then stops the controller in order.
         child = subprocess.Popen(
-            [sys.executable, "-m", "edgepress_host.cli", "--data-dir", str(data_dir), "serve"],
+            [*serve, *(["--broker", broker] if broker else [])],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=written,

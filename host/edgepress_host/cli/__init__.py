@@ -59,10 +59,16 @@ def _is_helper(name: str) -> bool:
     envvar="EDGEPRESS_HOME",
     help="Keys, database and blobs of the controller.  [default: ~/.local/share/edgepress]",
 )
+@click.option(
+    "--broker",
+    metavar="URL",
+    envvar="EDGEPRESS_BROKER",
+    help="Broker for a controller that a command starts for itself: mqtt://user:password@host:port.",
+)
 @click.pass_context
-def edgepress(context: click.Context, data_dir: Path | None) -> None:
+def edgepress(context: click.Context, data_dir: Path | None, broker: str | None) -> None:
     """Press a model until it fits the board, and prove it on the board."""
-    context.obj = Settings(data_dir=data_dir or default_data_dir())
+    context.obj = Settings(data_dir=data_dir or default_data_dir(), broker=broker)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -11,8 +11,15 @@ import click
 import msgspec
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from rich.console import Console
     from rich.table import Table
+
+    from edgepress_host.client import Client
+
+PIPED_WIDTH = 180
+"""Columns of a table that goes into a file or a pipe, where nobody knows a width."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -21,6 +28,7 @@ class Settings(msgspec.Struct, frozen=True):
     """What every command is given."""
 
     data_dir: Path
+    broker: str | None = None
 
     @property
     def keys_dir(self) -> Path:
@@ -34,6 +42,13 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 pass_settings = click.make_pass_decorator(Settings)
+
+
+def controller(settings: Settings) -> AbstractContextManager[Client]:
+    """Connect to the running controller, or to one started for this command."""
+    from edgepress_host.client import connect
+
+    return connect(settings.data_dir, say, broker=settings.broker)
 
 
 def default_data_dir() -> Path:
@@ -88,7 +103,10 @@ def console(*, stderr: bool = False) -> Console:
     """Return a terminal to draw on; rich is imported late, it costs a tenth of a second."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    made = Console(stderr=stderr, highlight=False)
+    if not made.is_terminal:
+        made.width = PIPED_WIDTH
+    return made
 
 
 def table(columns: Iterable[str], *, title: str | None = None, right: Iterable[str] = ()) -> Table:

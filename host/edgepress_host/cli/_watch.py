@@ -40,7 +40,7 @@ def watch(client: Client, queued: Sequence[TrialView]) -> tuple[list[TrialView],
     """
     order = {trial.id: trial for trial in queued}
     measured: dict[str, MeasurementView] = {}
-    told: dict[str, tuple[str, str]] = {}
+    told: dict[str, str] = {}
     screen = console(stderr=True)
     with ExitStack() as stack:
         live = None
@@ -100,14 +100,14 @@ def _cells(trial: TrialView, view: MeasurementView | None) -> tuple[str, ...]:
     )
 
 
-def _tell(trials: Iterable[TrialView], measured: dict[str, MeasurementView], told: dict[str, tuple[str, str]]) -> None:
-    """Say what changed since the last time; progress of a download is left out, there is too much of it."""
+def _tell(trials: Iterable[TrialView], measured: dict[str, MeasurementView], told: dict[str, str]) -> None:
+    """Say which trials began to measure, and which ended, since the last time."""
     for trial in trials:
-        if told.get(trial.id, ("", ""))[0] == trial.state:
+        if told.get(trial.id) == trial.state or (trial.state != "measuring" and trial.state not in ENDED):
             continue
-        told[trial.id] = (trial.state, trial.detail)
+        told[trial.id] = trial.state
         view = measured.get(trial.id)
-        rest = f" {trial.detail}" if trial.detail else ""
+        rest = f" {trial.detail}" if trial.state in ENDED and trial.detail else ""
         if view is not None:
             latency = view.measurement.latency
             rest = f" p50 {units.ms(latency.p50_ms)}, p95 {units.ms(latency.p95_ms)}"

@@ -10,6 +10,7 @@ from edgepress_protocol.errors import Unavailable, UsageError
 
 from edgepress_host.cli._shared import (
     Settings,
+    controller,
     devices_option,
     json_option,
     no_wait_option,
@@ -25,14 +26,30 @@ if TYPE_CHECKING:
     from edgepress_host.server.views import RolloutIn
 
 
+PHASES = {
+    "canary": "on its way to the first ones",
+    "holding": "the first ones are watched",
+    "rest": "on its way",
+    "done": "active",
+    "failed": "failed, set back",
+}
+
+
 @click.command()
 @click.argument("variant", required=False)
 @click.option("--selected", is_flag=True, help="Deploy what `edgepress select` chose, to each kind of board its own.")
 @variants_option
 @devices_option
-@click.option("--canary", type=click.IntRange(min=0), default=0, show_default=True, help="Devices that go first.")
 @click.option(
-    "--hold-s", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Watch the first ones this long."
+    "--canary", metavar="N", type=click.IntRange(min=0), default=0, show_default=True, help="Devices that go first."
+)
+@click.option(
+    "--hold-s",
+    metavar="S",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    help="Watch the first ones this long.",
 )
 @no_wait_option
 @json_option
@@ -49,18 +66,17 @@ def command(  # noqa: PLR0913, PLR0917 - one for each option
     as_json: bool,
 ) -> None:
     """Make VARIANT (a name, or name:format) the active one; a device that fails sets all back."""
-    from edgepress_host.client import connect
-
     if selected == (variant is not None):
         raise UsageError("expected either a variant or --selected")
     if selected and devices != "all":
         raise UsageError("--selected goes to the devices that it was chosen for; leave out --devices")
-    with connect(settings.data_dir, say) as client:
+    with controller(settings) as client:
         plans = _selected(settings) if selected else {devices: _manifest(client, variant or "", folder)}
         rollouts = [_start(client, manifest, selector, canary, hold_s) for selector, manifest in plans.items()]
         if wait:
+            names = {view.manifest: f"{view.variant}:{view.format}" for view in client.manifests()}
             try:
-                rollouts = _wait(client, rollouts)
+                rollouts = _wait(client, rollouts, names)
             except KeyboardInterrupt:
                 say("the rollout goes on; `edgepress devices` shows where it stands")
                 raise
@@ -69,8 +85,6 @@ def command(  # noqa: PLR0913, PLR0917 - one for each option
     failed = [rollout for rollout in rollouts if rollout.phase == "failed"]
     if failed:
         raise Unavailable("; ".join(f"rollout failed and was set back: {rollout.reason}" for rollout in failed))
-    if wait:
-        say(f"active on {', '.join(device for rollout in rollouts for device in rollout.devices)}")
 
 
 def _start(client: Client, manifest: str, selector: str, canary: int, hold_s: float) -> Rollout:
@@ -107,7 +121,7 @@ def _selected(settings: Settings) -> dict[str, str]:
     return plans
 
 
-def _wait(client: Client, rollouts: list[Rollout]) -> list[Rollout]:
+def _wait(client: Client, rollouts: list[Rollout], names: dict[str, str]) -> list[Rollout]:
     """Follow the rollouts to their ends, saying each phase once."""
     latest = {rollout.id: rollout for rollout in rollouts}
     said: dict[str, str] = {}
@@ -117,7 +131,8 @@ def _wait(client: Client, rollouts: list[Rollout]) -> list[Rollout]:
             rollout = latest[rollout_id] = client.rollout(rollout_id)
             if said.get(rollout_id) != rollout.phase:
                 said[rollout_id] = rollout.phase
-                say(f"{rollout.manifest[:12]} on {', '.join(rollout.devices)}: {rollout.phase}")
+                name = names.get(rollout.manifest, rollout.manifest[:12])
+                say(f"{name} on {', '.join(rollout.devices)}: {PHASES[rollout.phase]}")
         return not any(rollout.open for rollout in latest.values())
 
     client.follow(look)

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 import click
 
 from edgepress_host import units
-from edgepress_host.cli._shared import Settings, console, json_option, pass_settings, print_json, safe, say, table
+from edgepress_host.cli._shared import (
+    Settings,
+    console,
+    controller,
+    json_option,
+    pass_settings,
+    print_json,
+    safe,
+    say,
+    table,
+)
 
 if TYPE_CHECKING:
     from edgepress_host.server.views import DeviceView
@@ -29,9 +39,7 @@ def command(context: click.Context, settings: Settings, as_json: bool) -> None:
 @pass_settings
 def remove(settings: Settings, device: str, as_json: bool) -> None:
     """Forget a device, and clear what the broker keeps for it."""
-    from edgepress_host.client import connect
-
-    with connect(settings.data_dir, say) as client:
+    with controller(settings) as client:
         client.forget_device(device)
     if as_json:
         print_json({"removed": device})
@@ -40,11 +48,9 @@ def remove(settings: Settings, device: str, as_json: bool) -> None:
 
 
 def _list(settings: Settings, as_json: bool) -> None:
-    from edgepress_host.client import connect
-
-    with connect(settings.data_dir, say) as client:
-        devices = client.devices()
-        health = client.health()
+    with controller(settings) as client:
+        devices, health = client.devices(), client.health()
+        names = {view.manifest: f"{view.variant}:{view.format}" for view in client.manifests()}
     if as_json:
         print_json({"devices": devices})
         return
@@ -58,7 +64,7 @@ def _list(settings: Settings, as_json: bool) -> None:
     for view in devices:
         board = view.device.board
         runtimes = ", ".join(f"{runtime.name} {runtime.version}" for runtime in view.device.runtimes)
-        active = view.active.variant if view.active else units.BLANK
+        active = names.get(view.active.manifest, view.active.variant) if view.active else units.BLANK
         shown.add_row(
             safe(view.id),
             _presence(view),

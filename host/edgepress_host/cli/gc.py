@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from edgepress_host import units
-from edgepress_host.cli._shared import Settings, json_option, pass_settings, print_json, say
+from edgepress_host.cli._shared import Settings, controller, json_option, pass_settings, print_json
 
 
 @click.command()
@@ -13,9 +13,7 @@ from edgepress_host.cli._shared import Settings, json_option, pass_settings, pri
 @pass_settings
 def command(settings: Settings, as_json: bool) -> None:
     """Remove manifests and files from the controller that nothing refers to."""
-    from edgepress_host.client import connect
-
-    with connect(settings.data_dir, say) as client:
+    with controller(settings) as client:
         removed = client.collect_garbage()
     if as_json:
         print_json(removed)

@@ -15,6 +15,7 @@ from edgepress_protocol.messages import ProfileOptions
 from edgepress_host.cli._shared import (
     Settings,
     console,
+    controller,
     devices_option,
     json_option,
     no_wait_option,
@@ -38,24 +39,25 @@ class Batch(msgspec.Struct, frozen=True):
     evaluation: Any = None
 
 
+_SECONDS = click.FloatRange(0, 86_400, min_open=True)
+
+
+def _number(
+    flag: str, kind: click.ParamType, default: float, metavar: str, words: str, name: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    names = (flag, name) if name else (flag,)
+    return click.option(*names, type=kind, default=default, show_default=True, metavar=metavar, help=words)
+
+
 def profile_options(function: Callable[..., None]) -> Callable[..., None]:
     """Options of the measurement, as one `ProfileOptions`."""
     default = ProfileOptions()
 
-    @click.option("--windows", type=click.IntRange(1, 100), default=default.windows, show_default=True)
-    @click.option(
-        "--window-s", type=click.FloatRange(0, 86_400, min_open=True), default=default.window_s, show_default=True
-    )
-    @click.option("--threads", type=click.IntRange(1, 256), default=default.threads, show_default=True)
-    @click.option("--batch", type=click.IntRange(1, 4096), default=default.batch, show_default=True)
-    @click.option(
-        "--timeout",
-        "timeout_s",
-        type=click.FloatRange(0, 86_400, min_open=True),
-        default=default.timeout_s,
-        show_default=True,
-        help="Seconds after which a trial is given up.",
-    )
+    @_number("--windows", click.IntRange(1, 100), default.windows, "N", "Measuring windows.")
+    @_number("--window-s", _SECONDS, default.window_s, "S", "Length of a window.")
+    @_number("--threads", click.IntRange(1, 256), default.threads, "N", "Threads of the runtime.")
+    @_number("--batch", click.IntRange(1, 4096), default.batch, "N", "Samples at a time; a choice rests on 1.")
+    @_number("--timeout", _SECONDS, default.timeout_s, "S", "A trial is given up after this.", "timeout_s")
     @click.option(
         "--memory-limit",
         "memory_limit_bytes",
@@ -78,7 +80,11 @@ def profile_options(function: Callable[..., None]) -> Callable[..., None]:
 @devices_option
 @profile_options
 @click.option(
-    "--eval", "evaluation", type=click.Path(path_type=Path), metavar="FILE", help="Labelled safetensors: x, y."
+    "--eval",
+    "evaluation",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Labelled samples (safetensors: x, y), instead of those of the folder.",
 )
 @no_wait_option
 @json_option
@@ -98,11 +104,10 @@ def command(
     Trials of boards that are offline stay queued until they come.
     """
     from edgepress_host.cli._watch import trial_table, wait_for_devices, watch
-    from edgepress_host.client import connect
 
     own = None if evaluation is None else _evaluation(evaluation)
     batches, names = _local(what, folder, own, settings.data_dir / "golden")
-    with connect(settings.data_dir, say) as client:
+    with controller(settings) as client:
         if names:
             if own is None:
                 say("no evaluation set (--variants DIR or --eval FILE): accuracy is not measured on the devices")

@@ -8,7 +8,14 @@ from pathlib import Path
 import click
 from edgepress_protocol.errors import Unavailable, UsageError
 
-from edgepress_host.cli._shared import Settings, json_option, pass_settings, print_json, say, variants_option
+from edgepress_host.cli._shared import (
+    Settings,
+    controller,
+    json_option,
+    pass_settings,
+    print_json,
+    variants_option,
+)
 
 
 @click.command()
@@ -29,9 +36,8 @@ def command(settings: Settings, out: Path, folder: Path | None, as_json: bool) -
     """
     from edgepress_host import choices, durable, report
     from edgepress_host.cli.select import choose
-    from edgepress_host.client import connect
 
-    with connect(settings.data_dir, say) as client:
+    with controller(settings) as client:
         if folder is None and settings.choice_file.exists():
             made = choices.read(settings.choice_file)
         else:

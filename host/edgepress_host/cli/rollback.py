@@ -9,6 +9,7 @@ from edgepress_protocol.errors import Unavailable
 
 from edgepress_host.cli._shared import (
     Settings,
+    controller,
     devices_option,
     json_option,
     no_wait_option,
@@ -28,9 +29,7 @@ if TYPE_CHECKING:
 @pass_settings
 def command(settings: Settings, devices: str, wait: bool, as_json: bool) -> None:
     """Set devices back to the variant that they ran before."""
-    from edgepress_host.client import connect
-
-    with connect(settings.data_dir, say) as client:
+    with controller(settings) as client:
         back = client.roll_back(devices).devices
         names = {view.manifest: f"{view.variant}:{view.format}" for view in client.manifests()}
         for device, manifest in sorted(back.items()):

@@ -16,6 +16,7 @@ from edgepress_host.budget import GOALS, Budget
 from edgepress_host.cli._shared import (
     Settings,
     console,
+    controller,
     json_option,
     pass_settings,
     print_json,
@@ -74,9 +75,8 @@ def command(settings: Settings, folder: Path | None, limits: dict[str, Any], per
     `edgepress deploy --selected`.
     """
     from edgepress_host import choices
-    from edgepress_host.client import connect
 
-    with connect(settings.data_dir, say) as client:
+    with controller(settings) as client:
         made = choose(client, folder, limits, per)
     choices.write(settings.choice_file, made)
     if as_json:
@@ -97,7 +97,7 @@ def choose(client: Client, folder: Path | None, limits: dict[str, Any], per: Per
     budget = Budget() if folder is None else variants.read(folder).budget
     known = client.manifests()
     wanted = naming.latest(known) if folder is None else facts.manifests_of(artifacts.of_folder(folder), known)
-    entries = facts.entries(wanted, client.measurements(), client.trials(), client.devices())
+    entries = facts.entries(wanted, known, client.measurements(), client.trials(), client.devices())
     return SavedChoice(
         choices=pick(entries, msgspec.structs.replace(budget, **limits), per=per),
         manifests={naming.name_of(one): one.manifest for one in wanted},
@@ -116,6 +116,10 @@ def _print(choice: Choice) -> None:
     for standing in choice.standings:
         shown.add_row(OUTCOMES[standing.outcome], safe(standing.name), *_figures(standing), _why(standing))
     screen.print(shown)
+    if any(standing.figures.unstable for standing in choice.standings):
+        screen.print("[dim]unstable: the windows differ by more than 5 %, so the worst window's p95 counts[/]")
+    if any(standing.figures.accuracy_from == "host" for standing in choice.standings):
+        screen.print("[dim]*: accuracy measured by the host on validate, not on the device[/]")
     if choice.chosen is None:
         screen.print(f"[red]no choice[/]: {safe(choice.why)}")
 
@@ -137,8 +141,8 @@ def _figures(standing: Standing) -> tuple[str, ...]:
 
 
 def _why(standing: Standing) -> str:
-    notes = f" ({'; '.join(standing.notes)})" if standing.notes else ""
-    return safe(standing.reason + notes)
+    marks = f" [{', '.join(note.partition(':')[0] for note in standing.notes)}]" if standing.notes else ""
+    return safe(standing.reason + marks)
 
 
 def budget_line(budget: Budget) -> str:
@@ -154,4 +158,4 @@ def budget_line(budget: Budget) -> str:
         )
         if value is not None
     ]
-    return f"{', '.join(limits) or 'no limits'}; least {figures.WORDS[budget.minimise]}"
+    return f"{', '.join(limits) or 'no limits'}; lowest {figures.WORDS[budget.minimise]}"

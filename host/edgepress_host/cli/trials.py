@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import click
 
-from edgepress_host.cli._shared import Settings, console, json_option, pass_settings, print_json, safe, say, table
+from edgepress_host.cli._shared import (
+    Settings,
+    console,
+    controller,
+    json_option,
+    pass_settings,
+    print_json,
+    safe,
+    say,
+    table,
+)
 
 ENDED = ("done", "failed", "cancelled")
 
@@ -35,11 +45,9 @@ def list_trials(settings: Settings, everything: bool, as_json: bool) -> None:
 @pass_settings
 def cancel(settings: Settings, trials: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Cancel trials by id, or by the first characters of it."""
-    from edgepress_host.client import connect
-
     if not trials and not everything:
         raise click.UsageError("expected the ids of trials, or --all")
-    with connect(settings.data_dir, say) as client:
+    with controller(settings) as client:
         open_ids = [trial.id for trial in client.trials() if trial.state not in ENDED]
         chosen = open_ids if everything else [_expand(prefix, open_ids) for prefix in trials]
         for trial in chosen:
@@ -59,9 +67,7 @@ def _expand(prefix: str, ids: list[str]) -> str:
 
 
 def _list(settings: Settings, *, everything: bool, as_json: bool) -> None:
-    from edgepress_host.client import connect
-
-    with connect(settings.data_dir, say) as client:
+    with controller(settings) as client:
         trials = [trial for trial in client.trials() if everything or trial.state not in ENDED]
     if as_json:
         print_json({"trials": trials})

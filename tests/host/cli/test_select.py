@@ -166,7 +166,9 @@ def test_minimise_decides_among_the_front() -> None:
     assert only([fast, small]).chosen == "fast:onnx"
     choice = only([fast, small], Budget(minimise="file_bytes"))
     assert choice.chosen == "small:onnx"
-    assert standing(choice, "fast:onnx").reason == "on the front; small:onnx has less file size (100 B against 900 B)"
+    assert (
+        standing(choice, "fast:onnx").reason == "on the front; small:onnx has the lower file size (100 B against 900 B)"
+    )
 
 
 def test_a_variant_that_failed_on_one_board_of_a_kind_is_not_chosen_for_that_kind() -> None:
@@ -216,7 +218,7 @@ def test_the_host_stands_in_for_accuracy_and_says_so() -> None:
     choice = only([original, pressed], Budget(max_accuracy_drop=0.02))
     lost = standing(choice, "pressed:onnx")
     assert lost.reason == "accuracy drop 7.00 % over the budget of 2.00 %"
-    assert "accuracy from the host" in lost.notes
+    assert "accuracy of the host" in lost.notes
 
 
 def test_an_energy_budget_without_a_sensor_cannot_be_kept() -> None:
