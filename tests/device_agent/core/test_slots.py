@@ -25,9 +25,9 @@ class PowerCut(BaseException):
 class CutFiles(Files):
     """Real files; before operation number `after` the power fails, and what was not synced may be lost."""
 
-    def __init__(self, after: int, *, torn: bool = False) -> None:
+    def __init__(self, after: int, lost: str = "none") -> None:
         self.left = after
-        self.torn = torn
+        self.lost = lost
         self.unsynced: dict[Path, None] = {}
         self.entries: list[tuple[Path, object]] = []
 
@@ -81,15 +81,15 @@ class CutFiles(Files):
         self.entries.append((path.parent, undo))
 
     def fail(self) -> None:
-        """What was not synced is cut in half, or (torn) what was not synced in the folders is gone."""
+        """Files that were not synced are cut in half; of the entries that were not synced, all are lost, or one."""
         for path in self.unsynced:
             if path.is_file():
                 data = path.read_bytes()
                 path.write_bytes(data[: len(data) // 2])
-        if self.torn:
-            for _, undo in reversed(self.entries):
-                with contextlib.suppress(FileNotFoundError):
-                    undo()
+        lost = {"none": [], "all": self.entries[::-1], "oldest": self.entries[:1]}[self.lost]
+        for _, undo in lost:
+            with contextlib.suppress(FileNotFoundError):
+                undo()
 
 
 class Shelf:
@@ -117,14 +117,14 @@ def install(slots: Slots, shelf: Shelf, number: int) -> Active:
     return active
 
 
-@pytest.mark.parametrize("torn", [False, True], ids=["entries-kept", "entries-lost"])
-def test_the_power_may_fail_between_any_two_operations(tmp_path, torn):
+@pytest.mark.parametrize("lost", ["none", "all", "oldest"])
+def test_the_power_may_fail_between_any_two_operations(tmp_path, lost):
     outcomes = set()
     for cut_after in range(100):
         folder = tmp_path / str(cut_after)
         folder.mkdir(parents=True)
         shelf = Shelf(folder / "blobs")
-        files = CutFiles(-1, torn=torn)
+        files = CutFiles(-1, lost)
         slots = Slots(folder / "slots", KEY.public, files)
         install(slots, shelf, 1)
         second = install(slots, shelf, 2)
@@ -204,7 +204,7 @@ def test_write_atomically_never_leaves_a_mixture(tmp_path):
     for cut_after in range(5):
         path = tmp_path / f"{cut_after}.json"
         path.write_bytes(b"old" * 100)
-        files = CutFiles(cut_after, torn=True)
+        files = CutFiles(cut_after, "all")
         try:
             write_atomically(files, path, b"new" * 100)
         except PowerCut:

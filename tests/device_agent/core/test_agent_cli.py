@@ -1,0 +1,166 @@
+"""A user's mistake is one line and exit status 2."""
+
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from edgepress_protocol.signing import PrivateKey
+
+AGENT = [sys.executable, "-m", "edgepress_agent"]
+
+
+def agent(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    everything = {**os.environ, **environment}
+    return subprocess.run([*AGENT, *arguments], capture_output=True, text=True, timeout=60, env=everything, check=False)
+
+
+@pytest.fixture
+def given(tmp_path, trust):
+    def run(**changed):
+        options = {
+            "--broker": "mqtt://127.0.0.1:1",
+            "--id": "pi",
+            "--state-dir": str(tmp_path / "state"),
+            "--trust": str(trust),
+            "--connect-timeout": "0.3",
+            "--serve": "off",
+        } | {f"--{name.replace('_', '-')}": value for name, value in changed.items()}
+        return agent("run", *(word for name, value in options.items() if value is not None for word in (name, value)))
+
+    return run
+
+
+def one_line(done: subprocess.CompletedProcess[str], status: int = 2) -> str:
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == status, done.stderr
+    assert len(lines) == 1
+    assert "Traceback" not in done.stderr
+    if status == 2:
+        assert done.stderr.strip() == lines[0]
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"trust": None}, "Missing option '--trust'"),
+        ({"trust": "nowhere.pub"}, "--trust nowhere.pub: No such file"),
+        ({"broker": "http://pi:hunter2@example"}, "expected mqtt://"),
+        ({"broker": "mqtt://host:99999"}, "expected mqtt://"),
+        ({"broker": "host"}, "expected mqtt://"),
+        ({"id": "a/b"}, "use 1 to 64 letters"),
+        ({"fleet": "#"}, "use 1 to 64 letters"),
+        ({"serve": "nonsense"}, "expected HOST:PORT, unix:PATH or off"),
+        ({"serve": "unix:/" + "x" * 200}, "more than 107 bytes"),
+        ({"ca": "ca.pem"}, "--ca is for mqtts://"),
+        ({"password_file": "nowhere"}, "--password-file nowhere"),
+        ({"state_dir": "/proc/nowhere"}, "cannot be written"),
+    ],
+)
+def test_a_mistake_is_one_line(given, changed, line):
+    said = one_line(given(**changed))
+    assert line in said
+    assert "hunter2" not in said, "a password is never printed"
+
+
+def test_a_private_key_is_not_a_public_one(given, tmp_path):
+    (tmp_path / "wrong").write_text(PrivateKey.generate("x").to_text())
+    assert "not a public key" in one_line(given(trust=str(tmp_path / "wrong")))
+
+
+def test_an_unreachable_broker_is_one_line_and_status_1(given):
+    said = one_line(given(), status=1)
+    assert "broker mqtt://127.0.0.1:1: " in said
+    assert "refused" in said
+    assert "gave up after 0.3 s" in said
+
+
+def test_a_second_agent_in_the_same_folder_is_refused(agent_running, given):
+    said = one_line(given(state_dir=str(agent_running.state_dir)))
+    assert f"another agent (process {agent_running.process.pid}) runs in it" in said
+
+
+def test_a_state_folder_belongs_to_one_device(agent_running, given):
+    agent_running.stop()
+    said = one_line(given(state_dir=str(agent_running.state_dir), id="other"))
+    assert "holds the state of device 'pi'" in said
+
+
+@pytest.fixture
+def agent_running(scene):
+    import asyncio
+
+    async def story():
+        async with scene.host() as host:
+            scene.agent.start()
+            await host.want(generation=1)
+            await host.until(lambda: host.states and host.states[-1].generation == 1)
+
+    asyncio.run(story())
+    return scene.agent
+
+
+def test_a_hanging_broker_does_not_hold_the_stop_up(tmp_path, trust):
+    """It accepts the connection and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        accepted = threading.Event()
+        connections = []
+
+        def accept():
+            connections.append(silent.accept()[0])
+            accepted.set()
+
+        threading.Thread(target=accept, daemon=True).start()
+        broker = f"mqtt://127.0.0.1:{silent.getsockname()[1]}"
+        command = [*AGENT, "run", "--broker", broker, "--id", "pi", "--trust", str(trust), "--serve", "off"]
+        process = subprocess.Popen([*command, "--state-dir", str(tmp_path / "pi")], stderr=subprocess.DEVNULL)
+        assert accepted.wait(30)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        assert time.monotonic() - began < 2.5
+        connections[0].close()
+
+
+def test_a_full_disk_shows_before_the_transfer_and_is_recovered_from(scene):
+    """A limit on the size of files stands for the disk: posix_fallocate fails as it does there."""
+    import asyncio
+
+    async def story():
+        model = scene.model(600_000, chunk_bytes=65536)
+        async with scene.host() as host:
+            scene.agent.start()
+            await host.until(lambda: host.states)
+            pid = scene.agent.process.pid
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+            manifests = host.offer(model)
+            await host.want(deployment=scene.deployment(model, 1), manifests=manifests)
+            await host.until(lambda: (s := host.states[-1].deployment) and s.phase == "failed")
+            assert host.states[-1].deployment.reason.startswith("disk full: no room for ")
+            assert not any(wire == model.manifest.model.wire.sha256 for wire, _ in host.sent)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            await host.want(deployment=scene.deployment(model, 2), manifests=manifests)
+            await host.until(
+                lambda: (s := host.states[-1].deployment) and s.phase in {"active", "failed"} and s.reason[:4] != "disk"
+            )
+
+    asyncio.run(story())
+
+
+def test_probe_and_version_speak(tmp_path):
+    device = json.loads(agent("probe", "--json").stdout)
+    assert device["board"]["cores"] >= 1
+    assert agent("probe").stdout.strip()
+    assert agent("version").stdout.startswith("edgepress-agent ")
+
+
+def test_shell_completion_is_there():
+    done = agent(_EDGEPRESS_AGENT_COMPLETE="bash_source")
+    assert "_edgepress_agent_completion" in done.stdout
