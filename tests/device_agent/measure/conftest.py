@@ -1,0 +1,35 @@
+"""Makes `measure_lab` importable under pytest's importlib mode, and gives each test its lab and its boards."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from measure_lab import FIXTURES, Lab
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)
+
+
+@pytest.fixture
+def misbehaving_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install the test runtime as a user would: on the path of the agent and of its children."""
+    plugin = str(FIXTURES / "plugin")
+    monkeypatch.syspath_prepend(plugin)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [plugin, os.environ.get("PYTHONPATH", "")])))
+
+
+@pytest.fixture(scope="session")
+def boards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("boards")
+    with tarfile.open(FIXTURES / "boards/trees.tar.gz") as trees:
+        trees.extractall(folder, filter="data")
+    return folder

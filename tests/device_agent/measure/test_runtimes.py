@@ -1,0 +1,67 @@
+"""The contract of a runtime, held by every one that is found, those of users' packages included."""
+
+from __future__ import annotations
+
+import pytest
+from edgepress_agent import runtimes
+from edgepress_agent.needs import meets
+from edgepress_protocol.measurement import Runtime
+from measure_lab import Variant
+
+NAMES = {"onnx": ["tiny"], "tflite": ["float", "dynamic", "int8", "dense"]}
+
+
+def test_every_file_is_found_under_its_own_name():
+    assert set(runtimes.every()) == {"onnx", "tflite"}
+
+
+def test_an_entry_point_adds_a_runtime(misbehaving_runtime):
+    assert runtimes.get("misbehaving")[0] == Runtime("misbehaving", "1.0", "misbehaving")
+
+
+@pytest.mark.parametrize("artifact_format", sorted(runtimes.every()))
+def test_a_runtime_keeps_the_contract(artifact_format, tmp_path):
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    assert artifact_format in NAMES, "give the new runtime a committed model, and name it here"
+    for name in NAMES[artifact_format]:
+        variant = Variant(name)
+        runtime, module = runtimes.get(artifact_format)
+        assert runtime.format == artifact_format
+        assert runtime.version
+        module.prepare()
+        model = module.load(variant.model, 1)
+        assert [spec.dtype for spec in model.inputs] == [spec.dtype for spec in variant.manifest.inputs]
+        assert [spec.name for spec in model.outputs] == [spec.name for spec in variant.manifest.outputs]
+        said, found = variant.manifest.inputs[0].quantization, model.inputs[0].quantization
+        assert (said is None) == (found is None)
+        sample = load_file(variant.golden)["input.0"][:1]
+        first, second = model.run([sample]), model.run([sample])
+        assert len(first) == len(model.outputs)
+        # An array that the runtime goes on writing to would change under its caller.
+        kept = [each.copy() for each in first]
+        model.run([np.zeros_like(sample)])
+        assert all(np.array_equal(a, b) for a, b in zip(first, kept, strict=True))
+        assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+        broken = tmp_path / "broken"
+        broken.write_bytes(b"nothing that a runtime could read")
+        with pytest.raises(Exception, match=r"."):
+            module.load(broken, 1)
+
+
+@pytest.mark.parametrize(
+    ("need", "met"),
+    [
+        ("onnxruntime", True),
+        ("onnxruntime>=1.9", True),
+        ("ONNXRuntime >= 1.23.2", True),
+        ("onnxruntime>=1.24", False),
+        ("tflite-runtime", False),
+        ("onnxruntime<2", False),
+        ("", False),
+    ],
+)
+def test_needs(need, met):
+    assert meets(Runtime("onnxruntime", "1.23.2", "onnx"), need) is met
