@@ -1,8 +1,7 @@
 """The main path of compression: a recipe in, variants out, each one measured in the runtime that will run it.
 
-    original → export ─┐
-    step → step → …    ├→ for each format: measure, judge, keep the best so far → file, golden vectors
-    (cached prefixes) ─┘                          … and last of all: the test split, once, for the report
+original and each step's model → export per format → measure, judge, keep the best so far → file, golden vectors;
+last of all the test split, once, for the report.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from edgepress_host.store import disk, write_atomically
 from edgepress_host.strict import fields_of
 from edgepress_host.technique import StepFailed, Technique
 from edgepress_host.training import one_thread
-from edgepress_host.variants import Measured, StepResult, VariantResult, Variants
+from edgepress_host.variants import Measured, StepResult, VariantResult, Variants, Verdict
 from edgepress_host.workshop import Pressed, Workshop
 
 
@@ -102,7 +101,8 @@ def _original(format_: str, baseline: Baseline) -> _Kept:
         kept_steps=0,
         seconds=0.0,
     )
-    return _Kept(_with_measured(result, baseline.measured), baseline.pressed and baseline.pressed.graph)
+    content = None if baseline.pressed is None else baseline.pressed.graph
+    return _Kept(_with_measured(result, baseline.measured), content)
 
 
 def _press(shop: Workshop, variant: Variant, format_: str, baseline: Baseline, clock: _Clock) -> _Kept:
@@ -119,10 +119,11 @@ def _press(shop: Workshop, variant: Variant, format_: str, baseline: Baseline, c
             if after is not None and result.measured is not None and result.verdict != "accuracy guard":
                 kept, pressed, measured = number, after, result.measured
         clock.end()
+    verdict: Verdict
     if baseline.pressed is None:
         verdict, reason = "failed", f"the original does not work in this format: {baseline.reason}"
     else:
-        verdict, reason = sum_up(tuple(steps), kept)
+        verdict, reason = sum_up(tuple(steps), kept=kept, planned=len(variant.steps))
     result_ = VariantResult(
         name=variant.name,
         format=format_,

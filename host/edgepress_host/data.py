@@ -53,7 +53,7 @@ class Data:
         self._fingerprints: dict[str, str] = {}
 
     def split(self, name: str) -> Samples:
-        """Samples of train, calibrate or validate. Raises UsageError for data that cannot be used."""
+        """Return samples of train, calibrate or validate. Raises UsageError for data that cannot be used."""
         if name not in SPLITS:
             raise ValueError(f"{name!r} is not for guards or tuning; expected one of {SPLITS}")
         return self._samples(name)

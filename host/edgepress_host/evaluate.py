@@ -25,7 +25,7 @@ class Runner(Protocol):
     batch: int
 
     def run(self, x: np.ndarray) -> list[np.ndarray]:
-        """Outputs for one batch, shape (batch, …), as the file stores them."""
+        """Return the outputs for one batch, shape (batch, …), as the file stores them."""
 
 
 def top1(outputs: np.ndarray, labels: np.ndarray) -> float:
@@ -72,9 +72,7 @@ def predict(format_: str, content: bytes, x: np.ndarray) -> Iterator[list[np.nda
     for start in range(0, len(x), runner.batch):
         part = x[start : start + runner.batch]
         stored = quantized(inputs[0], pad(part, runner.batch if fixed(inputs[0]) else len(part)))
-        yield [
-            dequantized(spec, output)[: len(part)] for spec, output in zip(outputs, runner.run(stored), strict=True)
-        ]
+        yield [dequantized(spec, output)[: len(part)] for spec, output in zip(outputs, runner.run(stored), strict=True)]
 
 
 def open_runner(format_: str, content: bytes, *, plain_kernels: bool = False) -> Runner:
@@ -100,7 +98,7 @@ class OnnxRunner:
         self.batch = first.shape[0] if isinstance(first.shape[0], int) else BATCH
 
     def run(self, x: np.ndarray) -> list[np.ndarray]:
-        """Outputs of one batch."""
+        """Return the outputs of one batch."""
         return list(self._session.run(None, {self._input: x}))
 
 
@@ -122,7 +120,7 @@ class TfliteRunner:
         self.batch = int(first["shape"][0])
 
     def run(self, x: np.ndarray) -> list[np.ndarray]:
-        """Outputs of one batch."""
+        """Return the outputs of one batch."""
         self._interpreter.set_tensor(self._input, x)
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(index) for index in self._outputs]
@@ -159,7 +157,7 @@ def quantized(spec: TensorSpec, x: np.ndarray) -> np.ndarray:
 
 
 def dequantized(spec: TensorSpec, stored: np.ndarray) -> np.ndarray:
-    """What an output stores to real numbers: scale * (stored - zero_point)."""
+    """Turn what an output stores into real numbers: scale * (stored - zero_point)."""
     if spec.quantization is None:
         return stored
     return np.float32(spec.quantization.scale) * (stored.astype(np.float32) - spec.quantization.zero_point)

@@ -21,16 +21,16 @@ def judge(
     return "ok", f"{tag}: {scores}, {sizes}"
 
 
-def sum_up(steps: tuple[StepResult, ...], kept: int) -> tuple[Verdict, str]:
+def sum_up(steps: tuple[StepResult, ...], *, kept: int, planned: int) -> tuple[Verdict, str]:
     """Verdict on a variant from its steps: what went wrong first, by name; else what was gained."""
     for verdict in ("failed", "accuracy guard", "no-op", "grew"):
         for number, step in enumerate(steps, start=1):
             if step.verdict == verdict:
-                return step.verdict, f"step {number}, {step.reason}{_rest(verdict, kept, len(steps))}"
+                return step.verdict, f"step {number}, {step.reason}{_rest(verdict, kept, planned)}"
     return "ok", "; ".join(step.reason for step in steps)
 
 
-def _rest(verdict: str, kept: int, steps: int) -> str:
+def _rest(verdict: str, kept: int, planned: int) -> str:
     if verdict == "failed" or (verdict == "accuracy guard" and kept == 0):
         return "; nothing was kept"
-    return f"; kept as of step {kept} of {steps}" if verdict == "accuracy guard" else ""
+    return f"; kept as of step {kept} of {planned}" if verdict == "accuracy guard" else ""

@@ -23,7 +23,7 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 def count_module(model: nn.Module, sample: np.ndarray) -> Counts:
-    """Counts of a torch module; `sample` has shape (1, …)."""
+    """Count a torch module; `sample` has shape (1, …)."""
     quiet_copy = copy.deepcopy(model).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         quiet_copy(torch.from_numpy(np.array(sample)))
@@ -36,7 +36,7 @@ def count_module(model: nn.Module, sample: np.ndarray) -> Counts:
 
 
 def count_file(format_: str, content: bytes) -> Counts:
-    """Counts of a file that came without a torch module."""
+    """Count a file that came without a torch module."""
     stored = [weight for weight in exporters.get(format_).weights(content) if weight.dtype.startswith("float")]
     return Counts(
         params=sum(weight.elements for weight in stored),

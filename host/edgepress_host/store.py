@@ -56,7 +56,7 @@ class Store:
             if record.check != _check(record.facts, record.blobs):
                 return None
             blobs = {name: self._blob(sha256) for name, sha256 in record.blobs.items()}
-        except (FileNotFoundError, msgspec.MsgspecError, _Damaged):
+        except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError, _Damaged):
             return None
         return Entry(record.facts, blobs)
 

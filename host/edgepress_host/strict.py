@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -32,23 +33,24 @@ def convert(data: object, type_: type[T], *, where: str = "") -> T:
 
 
 def _refuse_unknown(data: object, info: inspect.Type, where: str) -> None:
+    for path, value, inner in _inside(data, info, where):
+        if inner is None:
+            assert isinstance(info, inspect.StructType)
+            raise UsageError(_unknown(path.lstrip("."), str(value), [field.encode_name for field in info.fields]))
+        _refuse_unknown(value, inner, path)
+
+
+def _inside(data: object, info: inspect.Type, where: str) -> Iterator[tuple[str, object, inspect.Type | None]]:
+    """Yield path, value and expected type of what a table or list holds; for an unknown key, the key and None."""
     match info:
         case inspect.StructType() if isinstance(data, dict):
             known = {field.encode_name: field.type for field in info.fields}
             for key, value in data.items():
-                if key not in known:
-                    raise UsageError(_unknown(f"{where}.{key}".lstrip("."), str(key), list(known)))
-                _refuse_unknown(value, known[key], f"{where}.{key}")
-        case inspect.ListType() | inspect.VarTupleType() if isinstance(data, list):
-            for index, value in enumerate(data):
-                _refuse_unknown(value, info.item_type, f"{where}[{index}]")
+                yield f"{where}.{key}", value if key in known else key, known.get(key)
         case inspect.DictType() if isinstance(data, dict):
-            for key, value in data.items():
-                _refuse_unknown(value, info.value_type, f"{where}.{key}")
-        case inspect.UnionType():
-            for choice in info.types:
-                if isinstance(choice, inspect.StructType | inspect.ListType | inspect.DictType):
-                    _refuse_unknown(data, choice, where)
+            yield from ((f"{where}.{key}", value, info.value_type) for key, value in data.items())
+        case inspect.ListType() | inspect.VarTupleType() if isinstance(data, list):
+            yield from ((f"{where}[{index}]", value, info.item_type) for index, value in enumerate(data))
         case _:
             pass
 

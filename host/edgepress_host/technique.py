@@ -20,7 +20,7 @@ from edgepress_host.data import Samples
 from edgepress_host.loading import did_you_mean
 
 Stage = Literal["module", "graph"]
-S = TypeVar("S", bound=msgspec.Struct)
+S = TypeVar("S", bound="Technique")
 
 
 class StepFailed(EdgepressError):  # noqa: N818 - it names what happened to the step
@@ -51,6 +51,9 @@ class Technique(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     stage: ClassVar[Stage]
     reads: ClassVar[tuple[str, ...]] = ()
     """The splits that decide its result, which therefore belong to its cache key."""
+
+    examples: ClassVar[tuple[dict[str, Any], ...]]
+    """Options that are worth a try; the contract tests run every technique with each of them."""
 
     @property
     def tag(self) -> str:
@@ -101,7 +104,9 @@ def _technique_in(module: Any) -> type[Technique]:
     return kinds[0]
 
 
-def for_layer(options: S, layers: Mapping[str, S], types: Mapping[str, S], name: str, type_: str) -> S:
+def for_layer(
+    options: S, layers: Mapping[str, msgspec.Struct], types: Mapping[str, msgspec.Struct], name: str, type_: str
+) -> S:
     """Options of one layer: by the layer's name (a pattern), before its type, before the global ones.
 
     A field that an override leaves at None falls through. Of several patterns that match, the first written wins.

@@ -115,10 +115,12 @@ def read(folder: Path) -> Variants:
     try:
         plain = msgspec.json.decode(path.read_bytes())
     except FileNotFoundError as error:
-        raise UsageError(f"{folder}: no {FILE_NAME} here; make it with: edgepress compress RECIPE --out {folder}") from error
+        raise UsageError(
+            f"{folder}: no {FILE_NAME} here; make it with: edgepress compress RECIPE --out {folder}"
+        ) from error
     except OSError as error:
         raise UsageError(f"{path}: cannot read ({error.strerror})") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not JSON ({error})") from error
     if not isinstance(plain, dict) or plain.get("schema") != SCHEMA:
         found = plain.get("schema") if isinstance(plain, dict) else None

@@ -210,7 +210,7 @@ def attempt(what: str, work: Callable[[], T]) -> T:
         return work()
     except (UsageError, Unavailable):
         raise
-    except Exception as error:  # noqa: BLE001 - exporters and quantizers raise whatever they like
+    except Exception as error:
         if no_space(error):
             raise Unavailable(f"{what}: the disk for temporary files is full; free some space and run again") from error
         root = _root(error)

@@ -90,8 +90,9 @@ def _lines(write: Callable[[str], object], flush: Callable[[], None], *, quietly
 
 
 def _print(made: Variants, out: Path) -> None:
-    names = ("variant", "accuracy", "test", "params", "kB", "wire kB", "s", "verdict")
-    shown = table(names, right=names[1:7])
+    names = ("variant", "accuracy", "test", "params", "kB", "wire kB", "verdict")
+    shown = table(names, right=names[1:6])
+    shown.columns[0].no_wrap = True
     for variant in made.variants:
         shown.add_row(*_row(variant))
     terminal = console()
@@ -113,6 +114,5 @@ def _row(variant: VariantResult) -> tuple[str, ...]:
         number(variant.params, ",.0f"),
         number(variant.file_bytes, ",.1f", 1000),
         number(variant.wire_bytes, ",.1f", 1000),
-        number(variant.seconds, ".1f"),
         variant.verdict,
     )

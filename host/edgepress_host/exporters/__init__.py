@@ -32,7 +32,7 @@ class Exporter(Protocol):
         """Bytes of a file that computes what `module` computes; `example` has shape (2, …)."""
 
     def tensors(self, content: bytes) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-        """Inputs and outputs of a file."""
+        """Return inputs and outputs of a file."""
 
     def weights(self, content: bytes) -> list[Weight]:
         """Every constant tensor of a file, subgraphs included."""
@@ -43,7 +43,7 @@ class Exporter(Protocol):
 
 @functools.cache
 def names() -> tuple[str, ...]:
-    """The formats, by the names of the files here."""
+    """Return the formats, by the names of the files here."""
     return tuple(sorted(info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_")))
 
 

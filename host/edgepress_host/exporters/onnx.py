@@ -22,7 +22,7 @@ PRODUCER = "edgepress"
 
 def export(module: nn.Module, example: np.ndarray) -> bytes:
     """Export with a free batch, weights inside the file, and none of the source's paths or lines in it."""
-    sample = torch.from_numpy(np.ascontiguousarray(example))
+    sample = torch.from_numpy(np.array(example))
     with quiet():
         program = torch.onnx.export(
             copy.deepcopy(module).eval(),
@@ -35,7 +35,7 @@ def export(module: nn.Module, example: np.ndarray) -> bytes:
     assert program is not None
     model = fold_constants(program.model_proto)
     model.producer_name, model.producer_version = PRODUCER, ""
-    return forget_sources(model).SerializeToString(deterministic=True)
+    return bytes(forget_sources(model).SerializeToString(deterministic=True))
 
 
 def forget_sources(model: ModelProto) -> ModelProto:
@@ -80,7 +80,7 @@ def graphs(graph: GraphProto) -> Iterator[GraphProto]:
 
 
 def tensors(content: bytes) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Inputs and outputs; a named dimension is free."""
+    """Return inputs and outputs; a named dimension is free."""
     graph = onnx.load_from_string(content).graph
     stored = {tensor.name for tensor in graph.initializer}
     inputs = tuple(_spec(value) for value in graph.input if value.name not in stored)

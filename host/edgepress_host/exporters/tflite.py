@@ -26,7 +26,7 @@ SUFFIX = ".tflite"
 
 def export(module: nn.Module, example: np.ndarray) -> bytes:
     """Export with a batch of one: TFLite has no free dimensions that its delegates can use."""
-    sample = torch.from_numpy(np.ascontiguousarray(example[:1]))
+    sample = torch.from_numpy(np.array(example[:1]))
     converter = _converter()
     with quiet(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"model{SUFFIX}"
@@ -35,7 +35,7 @@ def export(module: nn.Module, example: np.ndarray) -> bytes:
 
 
 def tensors(content: bytes) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Inputs and outputs, with scale and zero point where they are integers."""
+    """Return inputs and outputs, with scale and zero point where they are integers."""
     from ai_edge_litert.interpreter import Interpreter
 
     with quiet():

@@ -128,9 +128,7 @@ def _activations(model: ModelProto, samples: np.ndarray) -> Iterator[dict[str, n
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
-        watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
     first = session.get_inputs()[0]
     step = first.shape[0] if isinstance(first.shape[0], int) else BATCH
     names = [output.name for output in session.get_outputs()]
@@ -144,4 +142,4 @@ def _activations(model: ModelProto, samples: np.ndarray) -> Iterator[dict[str, n
 
 
 def _finish(model: ModelProto) -> bytes:
-    return forget_sources(model).SerializeToString(deterministic=True)
+    return bytes(forget_sources(model).SerializeToString(deterministic=True))

@@ -20,7 +20,7 @@ _KINDS = {"CONV_2D": "Conv2d", "DEPTHWISE_CONV_2D": "Conv2d", "FULLY_CONNECTED":
 def to_fp16(content: bytes) -> bytes:
     """Weights in half precision; arithmetic, inputs and outputs stay fp32."""
     with quiet():
-        from ai_edge_quantizer import quantizer, qtyping
+        from ai_edge_quantizer import qtyping, quantizer
 
         tool = quantizer.Quantizer(content)
         tool.add_weight_only_config(
@@ -54,9 +54,7 @@ def to_static(
         tool = quantizer.Quantizer(content, recipe.static_wi8_ai8())
         if not integer_io:
             for border in (TFLOperationName.INPUT, TFLOperationName.OUTPUT):
-                tool.update_quantization_recipe(
-                    ".*", border, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE
-                )
+                tool.update_quantization_recipe(".*", border, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE)
         _leave_out(tool, skip)
         interpreter = _interpreter(content)
         key, signature = next(iter(interpreter.get_signature_list().items()))
@@ -105,7 +103,7 @@ def layer_name(tensor: str) -> str:
 
 
 def _leave_out(tool: Any, skip: set[str]) -> None:
-    from ai_edge_quantizer import quantizer, qtyping
+    from ai_edge_quantizer import qtyping, quantizer
 
     for name in sorted(skip):
         tool.update_quantization_recipe(

@@ -14,7 +14,7 @@ Method = Literal["minmax", "entropy", "percentile"]
 Range = tuple[float, float]
 Activations = Iterable[dict[str, np.ndarray]]
 
-BINS = 2048
+BINS = 8192
 LEVELS = 256
 """Steps of 8 bits."""
 
@@ -67,10 +67,19 @@ def by_entropy(histogram: np.ndarray, full: Range) -> Range:
 
 
 def _best_share(histogram: np.ndarray, levels: int) -> float:
-    counts = histogram.astype(np.float64)
+    counts = _filled(histogram.astype(np.float64), levels)
+    # The bin at zero holds all that a ReLU cut off; quantization keeps zero exact, so it must not outvote the rest.
+    counts[0] = counts[1]
     candidates = range(levels, len(counts) + 1, max(1, len(counts) // LEVELS))
     losses = [_divergence(counts, stop, levels) for stop in candidates]
     return candidates[int(np.argmin(losses))] / len(counts)
+
+
+def _filled(counts: np.ndarray, levels: int) -> np.ndarray:
+    """Merge bins until they hold eight values each on average; near-empty ones lose nothing, whatever the range."""
+    while counts.sum() < 8 * len(counts) and len(counts) > 4 * levels:
+        counts = counts.reshape(-1, 2).sum(axis=1)
+    return counts
 
 
 def _divergence(counts: np.ndarray, stop: int, levels: int) -> float:

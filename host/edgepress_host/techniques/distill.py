@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import torch
@@ -24,7 +24,7 @@ from edgepress_host.training import (
 )
 
 
-class Distill(Technique):
+class Distill(Technique, frozen=True):
     """Train the model as pressed so far, or `student` (`module:attr`), to answer as the original does.
 
     Loss: alpha · T² · KL(teacher / T ‖ student / T) + (1 - alpha) · cross-entropy with the labels. T² keeps the
@@ -33,6 +33,7 @@ class Distill(Technique):
 
     stage: ClassVar[Stage] = "module"
     reads: ClassVar[tuple[str, ...]] = ("train",)
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"samples": 64}, {"samples": 64, "alpha": 0.5, "epochs": 2})
 
     student: str | None = None
     temperature: Annotated[float, msgspec.Meta(gt=0, le=100)] = 4.0

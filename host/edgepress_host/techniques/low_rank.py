@@ -1,9 +1,9 @@
-"""Low rank: a dense or 1×1 layer becomes two thinner ones, from its singular value decomposition."""
+"""Low rank: a dense or 1x1 layer becomes two thinner ones, from its singular value decomposition."""
 
 from __future__ import annotations
 
 import copy
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import torch
@@ -23,7 +23,7 @@ class LowRankLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     skip: bool | None = None
 
 
-class LowRank(Technique):
+class LowRank(Technique, frozen=True):
     """Keep the singular values that hold `energy` of the sum of squares, or exactly `rank` of them.
 
     W (out, in) ≈ (U √S) (√S Vᵀ), truncated: the best approximation of that rank (Eckart, Young 1936). A layer where
@@ -32,12 +32,17 @@ class LowRank(Technique):
 
     stage: ClassVar[Stage] = "module"
     reads: ClassVar[tuple[str, ...]] = ("train",)
+    examples: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"energy": 0.5},
+        {"rank": 2},
+        {"rank": 2, "epochs": 1, "samples": 64},
+    )
 
     energy: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     rank: Annotated[int, msgspec.Meta(ge=1)] | None = None
     skip: bool = False
-    layers: dict[str, LowRankLayer] = {}
-    types: dict[str, LowRankLayer] = {}
+    layers: dict[str, LowRankLayer] = msgspec.field(default_factory=dict)
+    types: dict[str, LowRankLayer] = msgspec.field(default_factory=dict)
     epochs: Epochs = 0
     lr: LearningRate = 1e-3
     batch: Batch = 64
@@ -73,7 +78,7 @@ class LowRank(Technique):
 
 
 def factorable(layer: nn.Module) -> bool:
-    """Tell dense layers and ungrouped 1×1 convolutions from the rest."""
+    """Tell dense layers and ungrouped 1x1 convolutions from the rest."""
     if isinstance(layer, nn.Conv2d):
         return layer.kernel_size == (1, 1) and layer.groups == 1
     return isinstance(layer, nn.Linear)

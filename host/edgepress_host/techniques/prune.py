@@ -24,7 +24,7 @@ class PruneLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     skip: bool | None = None
 
 
-class Prune(Technique):
+class Prune(Technique, frozen=True):
     """Remove `ratio` of the channels (kind channel) or set `ratio` of the weights to zero (kind magnitude).
 
     Channel pruning follows the dependency graph (Fang et al., DepGraph, CVPR 2023) and keeps widths at multiples
@@ -34,6 +34,13 @@ class Prune(Technique):
 
     stage: ClassVar[Stage] = "module"
     reads: ClassVar[tuple[str, ...]] = ("train",)
+    examples: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"ratio": 0.5},
+        {"ratio": 0.5, "importance": "bn_scale", "scope": "global"},
+        {"ratio": 0.5, "epochs": 1, "samples": 64},
+        {"kind": "magnitude", "ratio": 0.8, "epochs": 1, "samples": 64},
+        {"kind": "magnitude", "ratio": 0.8, "scope": "global"},
+    )
 
     kind: Literal["channel", "magnitude"] = "channel"
     ratio: float = 0.5
@@ -41,8 +48,8 @@ class Prune(Technique):
     scope: Literal["layer", "global"] = "layer"
     round_to: int = 4
     skip: bool = False
-    layers: dict[str, PruneLayer] = {}
-    types: dict[str, PruneLayer] = {}
+    layers: dict[str, PruneLayer] = msgspec.field(default_factory=dict)
+    types: dict[str, PruneLayer] = msgspec.field(default_factory=dict)
     epochs: Epochs = 0
     lr: LearningRate = 1e-3
     batch: Batch = 64
@@ -78,7 +85,7 @@ class Prune(Technique):
         """Ratio of each prunable layer; 0 where it is to be skipped."""
         held = {name: layer for name, layer in model.named_modules() if isinstance(layer, PRUNABLE)}
         check_patterns(self.layers, self.types, {name: type(layer).__name__ for name, layer in held.items()})
-        plan = {}
+        plan: dict[nn.Module, float] = {}
         for name, layer in held.items():
             own = for_layer(self, self.layers, self.types, name, type(layer).__name__)
             plan[layer] = 0.0 if own.skip else own.ratio

@@ -17,7 +17,7 @@ class QuantizeLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     skip: bool | None = None
 
 
-class Quantize(Technique):
+class Quantize(Technique, frozen=True):
     """`mode` fp16, dynamic or static; static reads `samples` of the calibrate split.
 
     `calibration` chooses the range of an activation: everything seen (minmax), all but the outermost values
@@ -26,6 +26,13 @@ class Quantize(Technique):
 
     stage: ClassVar[Stage] = "graph"
     reads: ClassVar[tuple[str, ...]] = ("calibrate",)
+    examples: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"mode": "fp16"},
+        {"mode": "dynamic"},
+        {"mode": "static", "samples": 32},
+        {"mode": "static", "calibration": "entropy", "samples": 32},
+        {"mode": "static", "calibration": "percentile", "samples": 32},
+    )
 
     mode: Literal["fp16", "dynamic", "static"]
     calibration: Method = "minmax"
@@ -34,8 +41,8 @@ class Quantize(Technique):
     io: Literal["float32", "int8"] = "float32"
     """Type of a static TFLite file's input and output; ONNX keeps float32."""
     skip: bool = False
-    layers: dict[str, QuantizeLayer] = {}
-    types: dict[str, QuantizeLayer] = {}
+    layers: dict[str, QuantizeLayer] = msgspec.field(default_factory=dict)
+    types: dict[str, QuantizeLayer] = msgspec.field(default_factory=dict)
 
     def check(self) -> None:
         """Raise UsageError for options that contradict each other."""

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import compress_zoo
+import msgspec
+import numpy as np
+import pytest
+import torch
+from edgepress_host import evaluate, exporters, structure, technique
+from edgepress_host.data import Samples
+from edgepress_host.strict import convert, fields_of
+from edgepress_protocol.errors import UsageError
+from torch import nn
+
+FOUND = technique.found()
+EXAMPLES = [(tag, options) for tag, kind in FOUND.items() for options in kind.examples]
+IDS = [f"{tag}-{number}" for number, (tag, _) in enumerate(EXAMPLES)]
+MODULE = [(tag, options) for tag, options in EXAMPLES if FOUND[tag].stage == "module"]
+GRAPH = [
+    (tag, options, format_) for tag, options in EXAMPLES if FOUND[tag].stage == "graph" for format_ in exporters.names()
+]
+
+
+def made_from(tag, options):
+    return convert(options, FOUND[tag])
+
+
+def test_every_file_of_the_folder_is_a_technique_with_examples():
+    assert {"distill", "low_rank", "prune", "quantize"} <= set(FOUND)
+    assert all(kind.examples for kind in FOUND.values())
+
+
+@pytest.mark.parametrize(("tag", "options"), EXAMPLES, ids=IDS)
+def test_options_come_back_as_they_went_and_are_frozen(tag, options):
+    step = made_from(tag, options)
+    assert step.tag == tag
+    assert convert(fields_of(step), FOUND[tag]) == step
+    with pytest.raises(AttributeError):
+        step.reads = ()
+
+
+@pytest.mark.parametrize(("tag", "options"), MODULE)
+def test_a_module_step_works_on_a_copy_and_its_result_can_be_written_down(tag, options, bench):
+    original = compress_zoo.build()
+    before = structure.digest(original)
+    result = made_from(tag, options).apply_module(original, bench)
+    assert structure.digest(original) == before
+    assert structure.digest(result) != before
+    again = structure.rebuild(original, structure.describe(result), structure.tensors(result))
+    x = torch.from_numpy(bench.calibration(4).copy())
+    assert torch.equal(again(x), result(x))
+    assert structure.digest(again) == structure.digest(result)
+
+
+@pytest.mark.parametrize(("tag", "options"), MODULE)
+def test_a_module_step_gives_the_same_weights_twice(tag, options, bench):
+    results = [made_from(tag, options).apply_module(compress_zoo.build(), bench) for _ in range(2)]
+    assert structure.digest(results[0]) == structure.digest(results[1])
+
+
+@pytest.mark.parametrize(("tag", "options", "format_"), GRAPH)
+def test_a_graph_step_gives_the_same_smaller_working_file_twice(tag, options, format_, bench, originals):
+    step = made_from(tag, options)
+    files = [step.apply_graph(format_, originals[format_], bench) for _ in range(2)]
+    assert files[0] == files[1]
+    assert len(files[0]) < len(originals[format_])
+    score = evaluate.accuracy(format_, files[0], bench.split("validate"), evaluate.top1)
+    assert score > evaluate.accuracy(format_, originals[format_], bench.split("validate"), evaluate.top1) - 0.1
+
+
+def test_channel_pruning_takes_the_ratio_in_multiples_and_leaves_the_output():
+    pruned = made_from("prune", {"ratio": 0.5, "round_to": 4}).apply_module(compress_zoo.build(), fresh_bench())
+    assert (pruned.stem.out_channels, pruned.block.conv.out_channels, pruned.hidden.out_features) == (8, 8, 12)
+    assert pruned.head.out_features == compress_zoo.CLASSES
+
+
+def test_the_layers_that_make_the_output_are_found_behind_additions_and_activations():
+    from edgepress_host.techniques.prune import output_layers
+
+    class Forked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.left, self.right = nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+
+        def forward(self, x):
+            x = torch.relu(self.stem(x))
+            return torch.softmax(self.left(x) + self.right(x), dim=1)
+
+    model = Forked()
+    assert set(output_layers(model, torch.zeros(2, 4))) == {model.left, model.right}
+
+
+def test_options_go_by_layer_name_before_layer_type_before_global():
+    step = made_from(
+        "prune",
+        {"ratio": 0.5, "types": {"Conv2d": {"skip": True}}, "layers": {"block.c*": {"ratio": 0.25, "skip": False}}},
+    )
+    pruned = step.apply_module(compress_zoo.build(), fresh_bench())
+    assert pruned.stem.out_channels == 16
+    assert pruned.block.conv.out_channels == 12
+    assert pruned.hidden.out_features == 12
+
+
+@pytest.mark.parametrize(
+    ("tag", "options"),
+    [
+        ("prune", {"layers": {"blocks.conv": {"ratio": 0.1}}}),
+        ("low_rank", {"rank": 2, "layers": {"heads": {"rank": 1}}}),
+        ("quantize", {"mode": "dynamic", "layers": {"heads": {"skip": True}}}),
+    ],
+)
+def test_a_pattern_that_matches_no_layer_is_refused_with_the_nearest_name(tag, options, originals):
+    step = made_from(tag, options)
+    with pytest.raises(UsageError, match=r"matches no layer; did you mean '(block\.conv|head)'"):
+        if step.stage == "module":
+            step.apply_module(compress_zoo.build(), fresh_bench())
+        else:
+            step.apply_graph("onnx", originals["onnx"], fresh_bench())
+
+
+def test_weights_that_magnitude_pruning_zeroed_stay_zero_while_later_steps_train(bench):
+    sparse = made_from("prune", {"kind": "magnitude", "ratio": 0.8}).apply_module(compress_zoo.build(), bench)
+    zeros = sparse.hidden.weight == 0
+    assert 0.79 < zeros.float().mean() < 0.81
+    trained = made_from("distill", {"samples": 128}).apply_module(sparse, bench)
+    assert not torch.equal(trained.hidden.weight, sparse.hidden.weight)
+    assert torch.equal(trained.hidden.weight == 0, zeros)
+
+
+def test_temperature_leaves_the_size_of_the_gradient_as_it_is():
+    from edgepress_host.techniques.distill import softened
+
+    teacher = torch.tensor([[1.0, 0.0, -1.0]]) * 0.1
+    sizes = []
+    for temperature in (10.0, 40.0):
+        student = torch.zeros(1, 3, requires_grad=True)
+        softened(student, teacher, temperature).backward()
+        sizes.append(float(student.grad.norm()))
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.02)
+
+
+def test_a_student_learns_from_the_teacher_alone(bench):
+    step = made_from("distill", {"student": "compress_zoo:student", "alpha": 1.0, "epochs": 6, "lr": 5e-3})
+    learned = step.apply_module(compress_zoo.build(), bench)
+    assert learned.stem.out_channels == 8
+    samples = bench.split("validate")
+    with torch.no_grad():
+        right = learned(torch.from_numpy(samples.x)).argmax(1).numpy() == samples.y
+    assert right.mean() > 0.7
+
+
+def test_low_rank_is_exact_for_a_matrix_of_that_rank_and_names_what_it_leaves():
+    from edgepress_host.techniques.low_rank import factorize
+
+    torch.manual_seed(0)
+    layer = nn.Linear(20, 30)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(30, 3) @ torch.randn(3, 20))
+    x = torch.randn(5, 20)
+    pair = factorize(layer, 3)
+    assert pair is not None
+    assert torch.allclose(pair(x), layer(x), atol=1e-4)
+    assert factorize(layer, 12) is None
+
+    notes = []
+    step = made_from("low_rank", {"rank": 3})
+    thin = step.apply_module(compress_zoo.build(), msgspec.structs.replace(fresh_bench(), note=notes.append))
+    assert thin.hidden[0].out_features == 3
+    assert isinstance(thin.block.mix, nn.Sequential)
+    assert notes == []
+    step = made_from("low_rank", {"rank": 4})
+    step.apply_module(compress_zoo.build(), msgspec.structs.replace(fresh_bench(), note=notes.append))
+    assert notes == ["left as they are, since it would not save: head"]
+
+
+def test_energy_keeps_what_holds_that_share_and_a_layers_own_goes_first():
+    step = made_from(
+        "low_rank",
+        {
+            "rank": 2,
+            "layers": {"hidden": {"energy": 0.7}},
+            "types": {"Conv2d": {"skip": True}},
+        },
+    )
+    original = compress_zoo.build()
+    thin = step.apply_module(original, fresh_bench())
+    values = torch.linalg.svdvals(original.hidden.weight.detach()).square()
+    rank = thin.hidden[0].out_features
+    assert values[:rank].sum() / values.sum() >= 0.7 > values[: rank - 1].sum() / values.sum()
+    assert thin.head[0].out_features == 2
+    assert isinstance(thin.block.mix, nn.Conv2d)
+
+
+@pytest.mark.parametrize("format_", ["onnx", "tflite"])
+def test_three_methods_of_calibration_give_three_different_files(format_, bench, originals):
+    files = {
+        made_from("quantize", {"mode": "static", "calibration": method}).apply_graph(format_, originals[format_], bench)
+        for method in ("minmax", "entropy", "percentile")
+    }
+    assert len(files) == 3
+
+
+@pytest.mark.parametrize("format_", ["onnx", "tflite"])
+def test_a_layer_can_be_left_out_of_quantization(format_, bench, originals):
+    all_ = made_from("quantize", {"mode": "static"}).apply_graph(format_, originals[format_], bench)
+    left = made_from("quantize", {"mode": "static", "layers": {"hidden": {"skip": True}}}).apply_graph(
+        format_, originals[format_], bench
+    )
+    shape = set(compress_zoo.build().hidden.weight.shape)
+
+    def types(content):
+        return {w.dtype for w in exporters.get(format_).weights(content) if set(w.shape) == shape}
+
+    assert (types(all_), types(left)) in [({"int8"}, {"float"}), ({"int8"}, {"float32"})]
+
+
+def test_integer_input_and_output_go_through_scale_and_zero_point(bench, originals):
+    content = made_from("quantize", {"mode": "static", "io": "int8"}).apply_graph("tflite", originals["tflite"], bench)
+    inputs, outputs = exporters.get("tflite").tensors(content)
+    assert (inputs[0].dtype, outputs[0].dtype) == ("int8", "int8")
+    assert inputs[0].quantization is not None
+    samples = bench.split("validate")
+    assert evaluate.accuracy("tflite", content, samples, evaluate.top1) > 0.8
+    got = np.concatenate([outputs[0] for outputs in evaluate.predict("tflite", content, samples.x)])
+    want = np.concatenate([outputs[0] for outputs in evaluate.predict("tflite", originals["tflite"], samples.x)])
+    assert np.abs(got - want).max() < 0.1 * np.abs(want).max()
+
+
+def test_a_loss_that_is_not_finite_stops_with_one_line(bench):
+    from edgepress_host.training import Diverged
+
+    huge = msgspec.structs.replace(bench, split=lambda name: Samples(bench.split(name).x * 3e38, bench.split(name).y))
+    with pytest.raises(Diverged, match=r"the loss became (nan|inf) in epoch 1; lower lr"):
+        made_from("prune", {"ratio": 0.5, "epochs": 1}).apply_module(compress_zoo.build(), huge)
+
+
+def fresh_bench():
+    from edgepress_host.data import Data
+
+    data = Data(compress_zoo.load, key="compress_zoo:load")
+    return technique.Workbench(
+        original=compress_zoo.build, split=data.split, seed=0, say=lambda _: None, note=lambda _: None
+    )
