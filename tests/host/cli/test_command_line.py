@@ -1,0 +1,175 @@
+"""What holds for every command: quick help, one line for a mistake, documentation, a controller where none runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from edgepress_host.cli import document
+
+ROOT = Path(__file__).resolve().parents[3]
+HEAVY = ("torch", "onnxruntime", "ai_edge_litert", "fastapi", "sqlalchemy", "httpx", "rich", "numpy")
+
+
+def test_help_answers_at_once() -> None:
+    script = (
+        "import resource, sys\n"
+        "from edgepress_host.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], used.ru_utime + used.ru_stime, file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    loaded, _, seconds = done.stderr.strip().rpartition(" ")
+    assert loaded == "[]"
+    assert float(seconds) < 0.5
+    assert {"compress", "profile", "select", "serve"} <= set(re.findall(r"^  (\w+) ", done.stdout, re.MULTILINE))
+
+
+def test_every_command_is_documented() -> None:
+    written = (ROOT / "docs" / "commands.md").read_text()
+    assert written == document.document(), "run: python -m edgepress_host.cli.document > docs/commands.md"
+
+
+def test_every_option_of_ours_has_words() -> None:
+    from edgepress_host.cli import edgepress
+
+    assert not list(_silent(edgepress))
+
+
+def _silent(command: Any) -> Any:
+    import click
+
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and not parameter.help:
+            yield command.name, parameter.name
+    if isinstance(command, click.Group):
+        with click.Context(command) as context:
+            for name in command.list_commands(context):
+                yield from _silent(command.get_command(context, name))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (("profle",), 2, "did you mean 'profile'?"),
+        (("--colour", "devices"), 2, "edgepress --help"),
+        (("devices", "--jsn"), 2, "edgepress devices --help"),
+        (("keys", "show"), 2, "edgepress keys init"),
+        (("deploy", "--selected"), 2, "run `edgepress select` first"),
+        (("profile", "missing.onnx"), 2, "No such file"),
+        (("profile", "./model.pt"), 2, "expected a file that ends in .onnx or .tflite"),
+        (("profile", "."), 2, "edgepress compress"),
+        (("profile", "small", "--variants", "nowhere"), 2, "nowhere"),
+        (("profile", "small", "--eval", "none.safetensors"), 2, "none.safetensors"),
+        (("select", "--variants", "nowhere"), 2, "edgepress compress"),
+        (("report",), 2, "nothing is measured yet"),
+        (("--broker", "mqtt://127.0.0.1:1", "devices"), 1, "127.0.0.1:1"),
+        (("completion", "tcsh"), 2, "tcsh"),
+    ],
+)
+def test_a_mistake_is_one_line_and_a_status(
+    shell: Any, tmp_path: Path, arguments: tuple[str, ...], status: int, words: str
+) -> None:
+    done = shell.run(*arguments, expect=status, cwd=tmp_path)
+    lines = done.stderr.strip().splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
+    assert words in lines[-1]
+    assert not done.stdout
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"schema": 99}', b'{"schema": 1, "variants": 3}'])
+def test_a_damaged_list_of_variants_is_one_line(shell: Any, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "variants.json").write_bytes(content)
+    assert "variants.json" in shell.error("profile", tmp_path)
+
+
+def test_a_file_that_is_no_model_is_one_line(shell: Any, tmp_path: Path) -> None:
+    for name in ("bad.onnx", "bad.tflite"):
+        (tmp_path / name).write_bytes(b"not a model at all" * 9)
+        assert name in shell.error("profile", tmp_path / name)
+
+
+def test_a_changed_file_is_refused(shell: Any, folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "variants"
+    shutil.copytree(folder, copy)
+    with (copy / "small.onnx").open("ab") as file:
+        file.write(b"\0")
+    assert "was changed" in shell.error("profile", copy)
+
+
+def test_where_no_controller_runs_one_does_for_the_command(shell: Any) -> None:
+    done = shell.run("devices", "--json")
+    assert msgspec.json.decode(done.stdout) == {"devices": []}
+    assert "started one for this command" in done.stderr
+    assert not (shell.data_dir / "controller.json").exists()
+    assert oct((shell.data_dir / "keys" / "edgepress.key").stat().st_mode)[-3:] == "600"
+
+
+def test_a_controller_file_left_by_a_crash_is_passed_over(shell: Any) -> None:
+    shell.run("keys", "init")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    stale = {"url": "http://127.0.0.1:9", "token_file": "/nowhere", "pid": ended.pid}
+    (shell.data_dir / "controller.json").write_bytes(msgspec.json.encode(stale))
+    assert shell.json("trials") == {"trials": []}
+
+
+def test_a_controller_that_does_not_answer_is_one_line(shell: Any) -> None:
+    shell.run("keys", "init")
+    token = shell.data_dir / "token"
+    token.write_text("x")
+    running = {"url": "http://127.0.0.1:9", "token_file": str(token), "pid": os.getpid()}
+    (shell.data_dir / "controller.json").write_bytes(msgspec.json.encode(running))
+    assert "does not answer" in shell.error("devices", expect=1)
+
+
+def test_keys_are_made_once(shell: Any) -> None:
+    made = shell.json("keys", "init", "--name", "lab")
+    assert made["public_key"].startswith("edgepress-ed25519-public ")
+    assert made == shell.json("keys", "show")
+    private = Path(made["private_key_file"]).read_text().split()[1]
+    assert private not in shell.run("keys", "show", "--json").stdout
+    assert "never overwritten" in shell.error("keys", "init")
+
+
+def test_a_reader_that_leaves_hears_no_complaint(shell: Any) -> None:
+    process = subprocess.Popen(
+        shell.command("completion", "bash"), env=shell.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(20) in {0, 1}  # click's own answer to a closed pipe is 1
+
+
+def test_ctrl_c_is_one_word_and_130(shell: Any) -> None:
+    shell.run("keys", "init")
+    process = subprocess.Popen(
+        shell.command("devices"), env=shell.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    # It waits for the controller that it starts: the log appears before that one is ready.
+    while not (shell.data_dir / "controller.log").exists():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert "Traceback" not in said
+    assert process.returncode == 130
+    assert not (shell.data_dir / "controller.json").exists()
+
+
+@pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
+def test_completion_scripts(shell: Any, name: str) -> None:
+    assert "_EDGEPRESS_COMPLETE" in shell.run("completion", name).stdout

@@ -1,0 +1,165 @@
+"""The whole line by commands alone: profile, select, deploy, rollback, report."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+QUICK = ("--windows", "1", "--window-s", "0.05")
+
+
+def test_profile_measures_every_variant_on_every_board(profiled: dict[str, Any]) -> None:
+    states = {(one["device"], one["variant"]): one["state"] for one in profiled["trials"]}
+    assert states == {
+        (device, variant): "failed" if variant == "broken" else "done"
+        for device in ("pi-1", "pi-2")
+        for variant in ("original", "small", "broken")
+    }
+    original = [one for one in profiled["measurements"] if one["variant"] == "original"]
+    assert [one["measurement"]["accuracy"]["value"] for one in original] == [1.0, 1.0]
+
+
+def test_wrong_golden_vectors_are_a_failed_trial_that_says_so(line: Any, profiled: dict[str, Any]) -> None:
+    listed = line.json("trials", "list", "--all")["trials"]
+    assert all(one["detail"].startswith("golden") for one in listed if one["variant"] == "broken")
+
+
+def test_select_takes_the_budget_of_the_recipe_and_options_before_it(
+    line: Any, folder: Path, profiled: dict[str, Any]
+) -> None:
+    (choice,) = line.json("select", "--variants", folder)["choices"]
+    assert choice["chosen"] == "small:onnx"
+    assert choice["devices"] == ["pi-1", "pi-2"]
+    reasons = {one["variant"]: one["reason"] for one in choice["standings"]}
+    assert reasons["broken"].startswith("failed on pi-1: golden")
+    (choice,) = line.json("select", "--variants", folder, "--max-accuracy-drop", "0.01")["choices"]
+    assert choice["chosen"] == "original:onnx"
+    by_device = line.json("select", "--per", "device")["choices"]
+    assert [one["group"] for one in by_device] == ["pi-1", "pi-2"]
+
+
+def test_deploy_selected_then_rollback(line: Any, folder: Path, profiled: dict[str, Any]) -> None:
+    def active() -> dict[str, str]:
+        return {one["id"]: one["active"]["variant"] for one in line.json("devices")["devices"] if one["active"]}
+
+    line.run("deploy", "original:onnx", "--devices", "pi-1,pi-2")
+    assert active() == {"pi-1": "original", "pi-2": "original"}
+    line.run("select", "--variants", folder)
+    said = line.run("deploy", "--selected", "--canary", "1", "--hold-s", "0.1").stderr
+    assert "small:onnx on pi-1, pi-2: active" in said
+    assert active() == {"pi-1": "small", "pi-2": "small"}
+    line.run("rollback", "--devices", "pi-1")
+    assert active() == {"pi-1": "original", "pi-2": "small"}
+
+
+def test_a_deployment_that_fails_its_golden_vectors_sets_all_back(line: Any, profiled: dict[str, Any]) -> None:
+    line.run("deploy", "original", "--devices", "pi-2")
+    assert "set back" in line.error("deploy", "broken", "--devices", "pi-2", expect=1)
+    views = {one["id"]: one for one in line.json("devices")["devices"]}
+    assert views["pi-2"]["active"]["variant"] == "original"
+
+
+def test_report_is_one_page_without_a_network(
+    line: Any, folder: Path, profiled: dict[str, Any], tmp_path: Path
+) -> None:
+    line.run("select", "--variants", folder)
+    page = tmp_path / "report.html"
+    assert line.json("report", "--out", page)["measurements"] >= 4
+    text = page.read_text()
+    assert len(text) < 1_000_000
+    assert not re.search(r"""(src|href)=|@import|url\(|<script""", text)
+    assert text.count("<svg") == 4
+    for expected in ("pi-1", "pi-2", "small:onnx", "chosen for its kind", "failed on pi-1: golden"):
+        assert expected in text
+
+
+def test_a_ready_file_needs_no_recipe(line: Any, model: Callable[[Path, int], Path], tmp_path: Path) -> None:
+    path = model(tmp_path / "found.onnx", 16)
+    answer = line.json("profile", path, "--devices", "pi-1", *QUICK)
+    (view,) = answer["measurements"]
+    assert (view["variant"], view["measurement"]["accuracy"]) == ("found", None)
+    assert view["measurement"]["golden_max_error"] is not None
+
+
+def test_trials_queue_for_a_board_that_is_offline_and_can_be_cancelled(line: Any, profiled: dict[str, Any]) -> None:
+    said = line.run("profile", "small", "--devices", "sleeper", *QUICK).stderr
+    assert "stay queued for sleeper" in said
+    (queued,) = [one for one in line.json("trials")["trials"] if one["device"] == "sleeper"]
+    assert line.json("trials", "cancel", queued["id"][:8])["cancelled"] == [queued["id"]]
+    assert not [one for one in line.json("trials")["trials"] if one["device"] == "sleeper"]
+
+
+def test_no_wait_returns_at_once(line: Any, profiled: dict[str, Any]) -> None:
+    assert "queued" in line.run("profile", "small", "--devices", "sleeper", "--no-wait", *QUICK).stderr
+    line.run("trials", "cancel", "--all")
+
+
+def test_ctrl_c_leaves_trials_queued_and_says_how_to_cancel(line: Any, profiled: dict[str, Any]) -> None:
+    process = subprocess.Popen(
+        line.command("profile", "original", "--devices", "pi-1", "--windows", "50", "--window-s", "5"),
+        env=line.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    said = ""
+    while "measuring" not in said:
+        said = process.stderr.readline()
+        assert said, "ended before it measured"
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(10) == 130
+    assert "trials cancel" in rest
+    assert "Traceback" not in rest
+    assert line.json("trials", "cancel", "--all")["cancelled"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("devices", "remove", "pi-9"), "pi-"),
+        (("deploy", "small", "--devices", "pi-9"), "pi-9"),
+        (("deploy", "smal"), "did you mean 'small'"),
+        (("profile", "smal"), "did you mean 'small'"),
+        (("profile", "small", "--devices", "colour=red"), "colour"),
+        (("trials", "cancel", "zzz"), "no open trial"),
+        (("deploy",), "either a variant or --selected"),
+        (("deploy", "--selected", "--devices", "pi-1"), "leave out --devices"),
+        (("select", "--p95-latency-ms", "0"), "above 0"),
+    ],
+)
+def test_a_mistake_is_one_line(line: Any, profiled: dict[str, Any], arguments: tuple[str, ...], words: str) -> None:
+    assert words in line.error(*arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("devices",), ("trials",), ("trials", "list", "--all"), ("select",), ("keys", "show"), ("gc",), ("doctor",)],
+)
+def test_json_is_all_there_is_on_standard_output(
+    line: Any, profiled: dict[str, Any], arguments: tuple[str, ...]
+) -> None:
+    assert line.json(*arguments)
+
+
+def test_tables_for_people(line: Any, profiled: dict[str, Any]) -> None:
+    assert "pi-1" in line.run("devices").stdout
+    assert "small:onnx" in line.run("select").stdout
+    assert "broken" in line.run("trials", "list", "--all").stdout
+
+
+def test_a_device_can_be_forgotten(line: Any) -> None:
+    line.start_agent("guest")
+    line.wait_for(guest=True)
+    line.stop_agent("guest")
+    line.wait_for(guest=False)
+    assert line.json("devices", "remove", "guest") == {"removed": "guest"}
+    assert "guest" not in [one["id"] for one in line.json("devices")["devices"]]
