@@ -37,7 +37,7 @@ class Bench:
         lock: Path,
         server: Idle | None,
         on_phase: Callable[[str, Phase, str], None],
-        on_end: Callable[[str, Outcome], None],
+        on_end: Callable[[str, Outcome | None], None],
     ) -> None:
         self._root = root
         self._lock = lock
@@ -82,8 +82,7 @@ class Bench:
                     task.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
                         await task
-            if not task.cancelled():
-                self._on_end(job.trial.id, task.result())
+            self._on_end(job.trial.id, None if task.cancelled() else task.result())
 
     async def _measure(self, job: Job) -> Outcome:
         trial = job.trial.id

@@ -46,10 +46,10 @@ class Verified:
 
 @dataclass(frozen=True)
 class Ended:
-    """A trial ended."""
+    """A trial ended; without an outcome where it was withdrawn."""
 
     trial: str
-    outcome: Outcome
+    outcome: Outcome | None
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,10 @@ class Converger:
     def say_telemetry(self, reading: Telemetry) -> None:
         """Tell the host how the board is."""
         self._voice.telemetry(reading)
+
+    def stop_on_purpose(self) -> None:
+        """Note that the end which follows is nobody's fault."""
+        self._trials.stopped()
 
     async def close(self) -> None:
         """End every job; the disk keeps what they have reached."""
@@ -206,6 +210,7 @@ class Converger:
         self.config_changed.set()
         self._activation.want(wanted)
         self._trials.want(wanted)
+        self._disk.fetches.clear_leftovers((*self._activation.blobs(), *self._trials.blobs()))
 
     def _chunk(self, wire: str | None, payload: bytes) -> None:
         fetches = self._disk.fetches

@@ -64,6 +64,7 @@ async def _run_locked(settings: Settings) -> None:
             await stopping.wait()
             # Whatever hangs now, a name look-up or a broker that went silent, must not hold the machine's shutdown up.
             asyncio.get_running_loop().call_later(STOP_S, _leave)
+            converger.stop_on_purpose()
             await converger.link.say_goodbye()
             for task in work:
                 task.cancel()

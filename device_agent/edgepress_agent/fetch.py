@@ -70,9 +70,9 @@ class Fetches:
             aim.begun.append(partial)
         return aim
 
-    def clear_leftovers(self) -> None:
-        """Remove partial files that the present aim does not name."""
-        clear_leftovers(self._folder, set(self._partials))
+    def clear_leftovers(self, blobs: Iterable[Blob]) -> None:
+        """Remove partial files of a former run that none of these blobs needs."""
+        clear_leftovers(self._folder, set(self._partials).union(blob.wire.sha256 for blob in blobs))
 
     def take(self, wire: str | None, data: bytes) -> Partial | None:
         """Take in a chunk frame, of the blob `wire`, or of whichever it belongs to; return its download if it was new.

@@ -12,6 +12,7 @@ from edgepress_agent.files import Files, write_atomically
 from edgepress_agent.log import logger
 
 _SUFFIX = ".report"
+_BEGUN = ".begun"
 
 
 class Outbox:
@@ -32,11 +33,23 @@ class Outbox:
     def put(self, report: Report) -> None:
         """Keep a report until its trial is gone from the host's `want`."""
         self._reports[report.trial] = report
+        self._write(report.trial, _SUFFIX, encode(report))
+        self.forgive(report.trial)
+
+    def begin(self, trial: str) -> None:
+        """Count that a trial is about to run, in case nobody survives it."""
+        self._write(trial, _BEGUN, str(self.attempts(trial) + 1).encode())
+
+    def attempts(self, trial: str) -> int:
+        """How many runs of a trial nobody saw the end of."""
         try:
-            write_atomically(self._files, self._path(report.trial), encode(report))
-        except OSError as error:
-            # A full disk must not lose a measurement: it is in memory, and is sent all the same.
-            logger.warning("%s: %s; kept until the next restart only", self._path(report.trial), error.strerror)
+            return int(self._path(trial, _BEGUN).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def forgive(self, trial: str) -> None:
+        """Forget the attempts of a trial: it was stopped on purpose, or has ended."""
+        self._files.remove(self._path(trial, _BEGUN))
 
     def waiting(self) -> tuple[Report, ...]:
         """Every report not yet acknowledged."""
@@ -46,10 +59,20 @@ class Outbox:
         """Forget the reports whose trials the host no longer lists."""
         for trial in [trial for trial in self._reports if trial not in trials]:
             del self._reports[trial]
-            self._files.remove(self._path(trial))
+        for path in self._folder.iterdir():
+            if path.stem not in trials:
+                self._files.remove(path)
 
-    def _path(self, trial: str) -> Path:
-        return self._folder / f"{trial}{_SUFFIX}"
+    def _write(self, trial: str, suffix: str, data: bytes) -> None:
+        path = self._path(trial, suffix)
+        try:
+            write_atomically(self._files, path, data)
+        except OSError as error:
+            # A full disk must not lose a measurement: it is in memory, and is sent all the same.
+            logger.warning("%s: %s; kept until the next restart only", path, error.strerror)
+
+    def _path(self, trial: str, suffix: str) -> Path:
+        return self._folder / f"{trial}{suffix}"
 
 
 def _read(path: Path) -> list[Report]:

@@ -14,6 +14,9 @@ from edgepress_agent.profile import Job
 from edgepress_agent.voice import Voice
 from edgepress_agent.wants import Wanted, blobs_of
 
+MAX_ATTEMPTS = 3
+"""A board that resets under load (a weak power supply) or runs out of memory must not do so for ever."""
+
 
 class Trials:
     """What the host wants measured, and how far it is."""
@@ -74,10 +77,10 @@ class Trials:
             if blob in self._blobs_of(trial):
                 self.end(trial.id, failed)
 
-    def end(self, trial_id: str, outcome: Outcome) -> None:
-        """Keep and say how a trial ended, unless the host has dropped it meanwhile."""
+    def end(self, trial_id: str, outcome: Outcome | None) -> None:
+        """Keep and say how a trial ended, unless the host has dropped it meanwhile; None where it was withdrawn."""
         for trial in self.open():
-            if trial.id == trial_id:
+            if trial.id == trial_id and outcome is not None:
                 report = Report(trial_id, trial.manifest, outcome)
                 self._disk.outbox.put(report)
                 self._voice.reports([report])
@@ -86,8 +89,16 @@ class Trials:
                 else:
                     logger.info("trial %s… measured", trial_id[:12])
 
+    def stopped(self) -> None:
+        """Clear what is being measured of blame: the agent stops on purpose."""
+        for trial in self._bench.trials():
+            self._disk.outbox.forgive(trial)
+
     def phase(self, trial_id: str, phase: Phase, detail: str) -> None:
         """Say where a trial stands, if that is news."""
+        before, _ = self._phases.get(trial_id, ("", ""))
+        if phase == "measuring" and before != "measuring":
+            self._disk.outbox.begin(trial_id)
         if self._phases.get(trial_id) != (phase, detail):
             self._phases[trial_id] = (phase, detail)
             self._voice.progress(Progress(trial_id, phase, detail))
@@ -95,6 +106,8 @@ class Trials:
     def _why_not(self, trial: Trial) -> Failed | None:
         if self._wanted is None:
             return None
+        if (attempts := self._disk.outbox.attempts(trial.id)) >= MAX_ATTEMPTS:
+            return Failed("crash", f"the board or the agent went down {attempts} times during this trial: given up")
         try:
             reason = unmet(self._wanted.manifest(trial.manifest))
         except Rejected as error:

@@ -357,3 +357,107 @@ def test_no_bytes_of_a_model_reach_the_agents_own_memory_of_the_world(scene):
         assert facts["device"] == "pi"
 
     asyncio.run(story())
+
+
+def test_a_trial_that_takes_the_agent_down_three_times_is_given_up(scene):
+    """A weak power supply resets the board whenever a model loads it; SIGKILL stands for that."""
+    pytest.importorskip("onnxruntime")
+
+    async def story():
+        model = scene.model()
+        long = msgspec.structs.replace(
+            scene.trial(model), options=msgspec.structs.replace(scene.trial(model).options, window_s=60.0)
+        )
+        async with scene.host() as host:
+            await host.want(trials=(long,), manifests=host.offer(model))
+            for _ in range(3):
+                host.progress.clear()
+                scene.agent.start()
+                await host.until(lambda: any("timing" in said.detail for said in host.progress))
+                scene.agent.kill()
+            scene.agent.start()
+            await host.until(lambda: host.reports)
+            assert host.reports[-1].outcome.kind == "crash"
+            assert "went down 3 times during this trial" in host.reports[-1].outcome.detail
+            # A stop on purpose is not counted.
+            again = msgspec.structs.replace(long, id="5" * 32)
+            await host.want(trials=(again,), manifests=host.offer(model))
+            for _ in range(4):
+                await host.until(lambda: any("timing" in said.detail for said in host.progress))
+                scene.agent.stop()
+                host.progress.clear()
+                scene.agent.start()
+            await host.until(lambda: any("timing" in said.detail for said in host.progress))
+
+    asyncio.run(story())
+
+
+def test_the_active_model_is_served_and_trials_wait_while_it_is_busy(scene):
+    pytest.importorskip("onnxruntime")
+
+    async def story():
+        first, second = scene.model(seed=1), scene.model(seed=2, padding_bytes=60)
+        socket_path = scene.folder / "s"
+        async with scene.host() as host:
+            scene.agent.start("--serve", f"unix:{socket_path}")
+            manifests = host.offer(first, second)
+            for number, model in enumerate((first, second), 1):
+                await host.want(deployment=scene.deployment(model, number), manifests=manifests)
+                await host.until(lambda m=model: host.states and (a := host.states[-1].active) and a.manifest == m.id)
+                await host.until(lambda: host.states[-1].deployment.phase == "active")
+                assert await ready(socket_path, model.manifest.variant)
+            answered = asyncio.Event()
+            asking = asyncio.create_task(ask_on_and_on(socket_path, second.manifest.variant, answered))
+            await answered.wait()
+            await host.want(deployment=scene.deployment(second, 2), trials=(scene.trial(first),), manifests=manifests)
+            await host.until(lambda: any(said.phase == "waiting" for said in host.progress))
+            assert not host.reports
+            asking.cancel()
+            await host.until(lambda: host.reports)
+            assert isinstance(host.reports[-1].outcome, Measured)
+            # After a restart it serves before any host is there.
+            scene.agent.kill()
+            scene.broker.kill()
+            scene.agent.start("--serve", f"unix:{socket_path}")
+            async for _ in attempts():
+                if socket_path.exists() and await ready(socket_path, second.manifest.variant):
+                    break
+        scene.broker.start()
+
+    asyncio.run(story())
+
+
+async def ready(path, model):
+    return (await request(path, f"GET /v2/models/{model} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).startswith(
+        b"HTTP/1.1 200"
+    )
+
+
+async def ask_on_and_on(path, model, answered):
+    body = json.dumps({"inputs": [{"name": "x", "shape": [1, 16], "datatype": "FP32", "data": [0.0] * 16}]})
+    head = (
+        f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    while True:
+        answer = await request(path, head + body)
+        assert answer.startswith(b"HTTP/1.1 200"), answer
+        answered.set()
+        await asyncio.sleep(0.05)
+
+
+async def request(path, text):
+    try:
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(text.encode())
+        answer = await asyncio.wait_for(reader.read(), 10)
+    except OSError:
+        return b""
+    writer.close()
+    return answer
+
+
+async def attempts():
+    for _ in range(300):
+        yield
+        await asyncio.sleep(0.1)
+    raise AssertionError("it did not come about within 30 s")
