@@ -236,7 +236,7 @@ class Fleet:
         record, presence = self.devices.get(device_id), self._presence.get(device_id)
         refused = _refusal(state)
         if record is None:
-            self.devices[device_id] = DeviceRecord(state, state.generation)
+            self.devices[device_id] = DeviceRecord(state, state.generation, deployment=self._adopted(state))
             self._touch(changes, device_id)
             changes.notes.append(Note("device", f"{device_id} joined: {state.device.board.model}", device=device_id))
         elif state.generation > record.generation:
@@ -298,6 +298,12 @@ class Fleet:
         return changes
 
     # ---- the bookkeeping
+
+    def _adopted(self, state: State) -> Deployment | None:
+        """Keep what a device runs, as far as this host knows it: a host that lost its records changes nothing."""
+        active = state.active
+        known = active is not None and active.manifest in self.manifests
+        return Deployment(active.deployment, active.manifest) if active and known else None
 
     def _open_trial(self, device_id: str, trial_id: str) -> TrialRecord | None:
         record = self.trials.get(trial_id)

@@ -52,10 +52,9 @@ async def serve(app: FastAPI, listening: socket.socket) -> None:
     serving = asyncio.create_task(server.serve(sockets=[listening]), name="uvicorn")
     try:
         await asyncio.shield(serving)
-    except asyncio.CancelledError:
+    finally:
         server.should_exit = True
-        await serving
-        raise
+        await asyncio.shield(serving)
 
 
 class _Server(uvicorn.Server):

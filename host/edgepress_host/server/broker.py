@@ -109,7 +109,7 @@ def embedded_endpoint(bind: str | None, data_dir: Path) -> Endpoint:
         UsageError: the address is not one of this machine, or its port is taken.
     """
     if bind is None:
-        return Endpoint("127.0.0.1", _free_port("127.0.0.1", 0))
+        return Endpoint("127.0.0.1", _usual_port(data_dir / "broker-port"))
     address, _, port_text = bind.rpartition(":") if bind.count(":") == 1 or bind.startswith("[") else (bind, "", "")
     if bind.startswith("[") and bind.endswith("]"):
         address, port_text = bind, ""
@@ -121,6 +121,16 @@ def embedded_endpoint(bind: str | None, data_dir: Path) -> Endpoint:
     with contextlib.suppress(FileExistsError):
         durable.write_new(file, secrets.token_urlsafe(24).encode(), mode=0o600)
     return Endpoint(host, port, USERNAME, file.read_text().strip(), password_file=file)
+
+
+def _usual_port(file: Path) -> int:
+    """Return the port of the last time, where it is free: devices of this machine look for the broker there."""
+    try:
+        return _free_port("127.0.0.1", int(file.read_text()))
+    except (OSError, ValueError, OverflowError, UsageError):
+        port = _free_port("127.0.0.1", 0)
+        durable.write(file, str(port).encode())
+        return port
 
 
 def _free_port(host: str, port: int) -> int:

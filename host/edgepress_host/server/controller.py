@@ -72,8 +72,16 @@ async def _run(settings: Settings, key: PrivateKey, database: Database, ready: C
                 ready(_ready_line(settings, endpoint, url))
                 await stop.wait()
             core.stopping.set()
-            for task in running:
-                task.cancel()
+            await _end(running)
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they are done: a single cancellation can be lost in `asyncio.wait_for` of Python 3.11."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=1.0)
 
 
 def _listen(port: int) -> socket.socket:

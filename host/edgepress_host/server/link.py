@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 from typing import Any, Protocol
 
@@ -143,12 +144,15 @@ class Link:
             if isinstance(message.payload, bytes) and message.payload:  # empty: a retained topic was cleared
                 self._listener.on_message(str(message.topic), message.payload)
 
+    # No time limit on what is published: a connection that is gone ends the reader, and with it the writers; and
+    # Python 3.11 can lose a cancellation where there is one.
+
     async def _write(self, client: aiomqtt.Client) -> None:
         while True:
             self._has_pending.clear()
             while self._pending:
                 topic, payload = next(iter(self._pending.items()))
-                await client.publish(topic, payload, qos=1, retain=True)
+                await client.publish(topic, payload, qos=1, retain=True, timeout=math.inf)
                 if self._pending.get(topic) is payload:
                     del self._pending[topic]
             await self._has_pending.wait()
@@ -159,7 +163,7 @@ class Link:
             for send, frame in self._listener.chunks_due():
                 sha256 = send.wire.sha256
                 topic = self._topics.device(send.device, "chunk") if send.device else self._topics.blob(sha256)
-                await client.publish(topic, frame, qos=0)
+                await client.publish(topic, frame, qos=0, timeout=math.inf)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._listener.chunks_wake_in_s()):
                     await self._has_needs.wait()
