@@ -21,7 +21,7 @@ from edgepress_host.strict import fields_of
 from edgepress_host.technique import StepFailed, Technique
 from edgepress_host.training import one_thread
 from edgepress_host.variants import Measured, StepResult, VariantResult, Variants, Verdict
-from edgepress_host.workshop import Pressed, Workshop
+from edgepress_host.workshop import Pressed, Workshop, attempt
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -172,18 +172,23 @@ def _delivered(shop: Workshop, out: Path, kept: _Kept) -> VariantResult:
     """Write a variant's file and golden vectors."""
     if kept.content is None:
         return kept.result
-    exporter = exporters.get(kept.result.format)
-    file = f"{kept.result.name}{exporter.SUFFIX}"
-    write_atomically(out / file, kept.content)
-    inputs, outputs = exporter.tensors(kept.content)
+    name, format_, content = kept.result.name, kept.result.format, kept.content
+    exporter = exporters.get(format_)
     samples = shop.data.split("calibrate").x
+    try:
+        vectors = attempt("golden vectors", lambda: golden.write_golden(out, name, format_, content, samples))
+    except StepFailed as error:
+        return msgspec.structs.replace(kept.result, verdict="failed", reason=str(error), kept_steps=0)
+    file = f"{name}{exporter.SUFFIX}"
+    write_atomically(out / file, content)
+    inputs, outputs = exporter.tensors(content)
     return msgspec.structs.replace(
         kept.result,
         file=file,
-        sha256=hashlib.sha256(kept.content).hexdigest(),
+        sha256=hashlib.sha256(content).hexdigest(),
         inputs=inputs,
         outputs=outputs,
-        golden=golden.write_golden(out, kept.result.name, kept.result.format, kept.content, samples),
+        golden=vectors,
     )
 
 
@@ -195,7 +200,7 @@ def _tested(shop: Workshop, kept: list[_Kept], results: list[VariantResult], clo
     tested = []
     for one, result in zip(kept, results, strict=True):
         clock.begin(f"{result.name}.{result.format}, test")
-        if one.content is None:
+        if one.content is None or result.file is None:
             tested.append(result)
         else:
             value = shop.scored(result.format, one.content, samples, fingerprint)

@@ -7,7 +7,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -220,12 +220,8 @@ def attempt(what: str, work: Callable[[], T]) -> T:
 @functools.cache
 def surroundings() -> Mapping[str, str]:
     """Return what else decides a result: versions of the libraries, and this package's own code."""
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = ""
+    installed = {str(distribution.name).lower(): distribution.version for distribution in distributions()}
+    found = {name: installed.get(name, "") for name in _LIBRARIES}
     code = hashlib.sha256()
     here = Path(__file__).parent
     for folder in (here / "techniques", here / "exporters"):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 from edgepress_protocol.errors import UsageError
 
-from edgepress_host.technique import Stage, Technique, Workbench, check_patterns, for_layer
+from edgepress_host.technique import Stage, StepFailed, Technique, Workbench, check_patterns, for_layer
 from edgepress_host.techniques._ranges import Method
 
 
@@ -39,7 +39,7 @@ class Quantize(Technique, frozen=True):
     percentile: float = 99.99
     samples: int = 200
     io: Literal["float32", "int8"] = "float32"
-    """Type of a static TFLite file's input and output; ONNX keeps float32."""
+    """Type of a static TFLite file's input and output; ONNX files keep float32."""
     skip: bool = False
     layers: dict[str, QuantizeLayer] = msgspec.field(default_factory=dict)
     types: dict[str, QuantizeLayer] = msgspec.field(default_factory=dict)
@@ -50,6 +50,8 @@ class Quantize(Technique, frozen=True):
             raise UsageError(f"percentile: expected more than 50 and at most 100, got {self.percentile}")
         if self.samples < 1:
             raise UsageError(f"samples: expected a positive number, got {self.samples}")
+        if self.io == "int8" and self.mode != "static":
+            raise UsageError("io: int8 inputs and outputs need mode static")
         if self.mode == "fp16" and (self.layers or self.types):
             raise UsageError("mode: fp16 changes the whole file and takes no overrides by layer or type")
 
@@ -57,6 +59,8 @@ class Quantize(Technique, frozen=True):
         """Return the quantized file."""
         tool: Any
         if format_ == "onnx":
+            if self.io == "int8":
+                raise StepFailed("io = int8 is for TFLite files; ONNX files keep float32 inputs and outputs")
             from edgepress_host.techniques import _quantize_onnx as tool
         else:
             from edgepress_host.techniques import _quantize_tflite as tool

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import tomllib
-from compress_recipes import HEAD
+from compress_recipes import HEAD, one
 from compress_recipes import SMALL as VARIANT
 from edgepress_host.recipe import load, parse
 from edgepress_protocol.errors import UsageError
@@ -54,6 +54,10 @@ def test_comments_and_layout_do_not_change_the_digest_and_options_do():
         ),
         (HEAD + "[[variant]]\nname = 'x'\nsteps = [{technique = 'low_rank'}]\n", "expected either energy"),
         (HEAD + "[[variant]]\nname = 'x'\nsteps = [{technique = 'quantize'}]\n", "missing required field mode"),
+        (
+            HEAD + one("{technique = 'quantize', mode = 'fp16', io = 'int8'}"),
+            "steps[0].io: int8 inputs and outputs need",
+        ),
         ("seed = ", "not TOML"),
     ],
 )
