@@ -212,9 +212,13 @@ def _listen(address: str) -> socket.socket:
 def _listen_unix(path: Path) -> socket.socket:
     _unlink(f"unix:{path}")
     listening = socket.socket(socket.AF_UNIX)
-    listening.bind(str(path))
-    path.chmod(0o660)
-    listening.listen(_BACKLOG)
+    try:
+        listening.bind(str(path))
+        path.chmod(0o660)
+        listening.listen(_BACKLOG)
+    except OSError:
+        listening.close()
+        raise
     return listening
 
 

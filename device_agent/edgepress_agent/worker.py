@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ from edgepress_protocol.messages import Failed
 from edgepress_agent.pipe import LENGTH, MAX_BYTES, Answer, Question, Trouble, pack
 
 _OUTPUT_BYTES = 2000
+_LINE_CHARACTERS = 200
 _PIECE_BYTES = 64 * 1024
 _GRACE_S = 1.0
 _NO_MEMORY = ("bad_alloc", "Cannot allocate memory", "out of memory", "MemoryError")
@@ -71,6 +73,10 @@ class Worker:
         self._writer.close()
         self._kill()
         await self._process.wait()
+        with contextlib.suppress(ConnectionError):  # a child that was killed leaves its pipe broken
+            await self._writer.wait_closed()
+        # All that wrote there is dead, so that the end of it comes at once, and the transport closes itself.
+        await asyncio.wait({self._listening}, timeout=_GRACE_S)
         self._listening.cancel()
         await asyncio.gather(self._listening, return_exceptions=True)
 
@@ -148,7 +154,7 @@ def cause_of_death(code: int, last_words: str) -> Failed:
     'the runtime crashed: SIGSEGV'
     """
     said = last_words.strip().splitlines()
-    tail = f"; it said: {' | '.join(said[-3:])}" if said else ""
+    tail = f"; it said: {' | '.join(line[-_LINE_CHARACTERS:] for line in said[-3:])}" if said else ""
     if any(sign in last_words for sign in _NO_MEMORY):
         return Failed("memory", _bounded(f"the model ran out of memory{tail}"))
     if code == -signal.SIGKILL:
