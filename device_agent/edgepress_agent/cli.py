@@ -34,6 +34,7 @@ class RunOptions:
     root: Path
     serve: str
     measure_lock: Path | None
+    runtime: tuple[str, ...]
     username: str | None
     password_file: Path | None
     password: str | None
@@ -106,6 +107,9 @@ def cli() -> None:
 @click.option(
     "--measure-lock", type=_FILE, help="Agents that share it measure in turn.  [default: STATE_DIR/measure.lock]"
 )
+@click.option(
+    "--runtime", multiple=True, metavar="NAME", help="Offer only this runtime, by its package's name; can be repeated."
+)
 @click.option("--username", help="Login at the broker.")
 @click.option("--password-file", type=_FILE, help="File that holds the broker's password.")
 @click.option("--password", envvar="EDGEPRESS_PASSWORD", hidden=True)
@@ -131,10 +135,11 @@ def run(**given: Any) -> None:
     The broker's password can also come from EDGEPRESS_PASSWORD. With another --root than / every reading is marked
     simulated.
     """
-    from edgepress_agent import daemon
+    from edgepress_agent import daemon, runtimes
 
     options = RunOptions(**given)
     configure(options.log_level)
+    runtimes.offer_only(options.runtime)
     asyncio.run(daemon.run(options.settings()))
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from edgepress_protocol.errors import EdgepressError
+from edgepress_protocol.errors import EdgepressError, UsageError
 from edgepress_protocol.manifest import TensorSpec
 from edgepress_protocol.measurement import Runtime
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 ENTRY_POINTS = "edgepress.runtimes"
+
+_offered: set[str] = set()
+"""Names that `offer_only` was given at start-up; empty offers every runtime that is installed."""
 
 
 class Unsupported(EdgepressError):  # noqa: N818 - it names what the runtime said
@@ -77,9 +80,24 @@ def every() -> dict[str, RuntimeModule]:
     return {**own, **{point.name: _as_runtime(point.load()) for point in foreign}}
 
 
+def offer_only(names: Sequence[str]) -> None:
+    """Let this process offer only these of the installed runtimes, for as long as it runs.
+
+    Raises:
+        UsageError: one of them is not installed.
+    """
+    have = {runtime.name for runtime in installed()}
+    for name in names:
+        if name not in have:
+            raise UsageError(
+                f"--runtime {name}: not installed here; this agent has {', '.join(sorted(have)) or 'none'}"
+            )
+    _offered.update(names)
+
+
 def installed() -> tuple[Runtime, ...]:
-    """Return the runtimes that this agent can start."""
-    found = (module.available() for module in every().values())
+    """Return the runtimes that this agent can start, and offers."""
+    found = (_offer(module) for module in every().values())
     return tuple(runtime for runtime in found if runtime is not None)
 
 
@@ -90,7 +108,7 @@ def get(artifact_format: str) -> tuple[Runtime, RuntimeModule]:
         Unsupported: none is installed.
     """
     module = every().get(artifact_format)
-    runtime = module.available() if module is not None else None
+    runtime = _offer(module) if module is not None else None
     if module is None or runtime is None:
         have = ", ".join(f"{each.format} ({each.name} {each.version})" for each in installed()) or "none"
         raise Unsupported(f"no runtime for format {artifact_format!r} is installed; this agent runs: {have}")
@@ -103,6 +121,11 @@ def distribution(artifact_format: str, module: str, packages: Sequence[str]) -> 
         return None
     versions = ((package, _version(package)) for package in packages)
     return next((Runtime(package, version, artifact_format) for package, version in versions if version), None)
+
+
+def _offer(module: RuntimeModule) -> Runtime | None:
+    runtime = module.available()
+    return runtime if runtime is not None and (not _offered or runtime.name in _offered) else None
 
 
 def _version(package: str) -> str | None:
