@@ -75,7 +75,8 @@ def render(known: Known, made: SavedChoice, now_unix_s: float) -> str:
         count=_blank(units.count), mhz=_blank(_mhz), times=_blank(_times), when=_when, budget=_budget,
         macs=_blank(_macs), steps=_steps,
     )  # fmt: skip
-    wanted = [one for one in naming.latest(known.manifests) if one.manifest in set(made.manifests.values())]
+    chosen_from = set(made.manifests.values())
+    wanted = [one for one in known.manifests if one.manifest in chosen_from]
     numbers = {one.manifest: number for number, one in enumerate(wanted, start=1)}
     return environment.get_template("report.html").render(
         now=now_unix_s,

@@ -21,6 +21,7 @@ from edgepress_host.cli._shared import (
 )
 
 if TYPE_CHECKING:
+    from edgepress_host.artifacts import Artifact
     from edgepress_host.client import Client
     from edgepress_host.rollout import Rollout
     from edgepress_host.server.views import RolloutIn
@@ -70,8 +71,11 @@ def command(  # noqa: PLR0913, PLR0917 - one for each option
         raise UsageError("expected either a variant or --selected")
     if selected and devices != "all":
         raise UsageError("--selected goes to the devices that it was chosen for; leave out --devices")
+    plans = _selected(settings) if selected else {}
+    local = _local(folder, variant) if folder and variant else None
     with controller(settings) as client:
-        plans = _selected(settings) if selected else {devices: _manifest(client, variant or "", folder)}
+        if variant is not None:
+            plans = {devices: _manifest(client, variant, local)}
         rollouts = [_start(client, manifest, selector, canary, hold_s) for selector, manifest in plans.items()]
         if wait:
             names = {view.manifest: f"{view.variant}:{view.format}" for view in client.manifests()}
@@ -94,14 +98,18 @@ def _start(client: Client, manifest: str, selector: str, canary: int, hold_s: fl
     return client.roll_out(wanted)
 
 
-def _manifest(client: Client, variant: str, folder: Path | None) -> str:
-    """Digest of the one manifest that `variant` names; files of `folder` are pushed first."""
+def _local(folder: Path, variant: str) -> Artifact:
     from edgepress_host import artifacts, naming
 
-    if folder is not None:
-        wanted = naming.matching([variant], artifacts.of_folder(folder))
-        pushed = artifacts.push(client, wanted)
-        return pushed[naming.only(variant, wanted).name]
+    return naming.only(variant, artifacts.of_folder(folder))
+
+
+def _manifest(client: Client, variant: str, local: Artifact | None) -> str:
+    """Digest of the one manifest that `variant` names; a file of this machine is pushed first."""
+    from edgepress_host import artifacts, naming
+
+    if local is not None:
+        return artifacts.push(client, [local])[local.name]
     return naming.only(variant, naming.latest(client.manifests())).manifest
 
 

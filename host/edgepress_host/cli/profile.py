@@ -43,7 +43,12 @@ _SECONDS = click.FloatRange(0, 86_400, min_open=True)
 
 
 def _number(
-    flag: str, kind: click.IntRange | click.FloatRange, default: float, metavar: str, words: str, name: str | None = None
+    flag: str,
+    kind: click.IntRange | click.FloatRange,
+    default: float,
+    metavar: str,
+    words: str,
+    name: str | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     names = (flag, name) if name else (flag,)
     return click.option(*names, type=kind, default=default, show_default=True, metavar=metavar, help=words)

@@ -35,13 +35,12 @@ def command(settings: Settings, out: Path, folder: Path | None, as_json: bool) -
     It shows the last `edgepress select`; where there was none, it chooses by the budget of --variants.
     """
     from edgepress_host import choices, durable, report
-    from edgepress_host.cli.select import choose
+    from edgepress_host.cli.select import choose, scope_of
 
+    kept = choices.read(settings.choice_file) if folder is None and settings.choice_file.exists() else None
+    scope = scope_of(folder, {})
     with controller(settings) as client:
-        if folder is None and settings.choice_file.exists():
-            made = choices.read(settings.choice_file)
-        else:
-            made = choose(client, folder, {}, "kind")
+        made = kept or choose(client, scope, "kind")
         known = report.Known(client.manifests(), client.measurements(), client.trials(), client.devices())
     if not known.measurements:
         raise UsageError("nothing is measured yet, so there is nothing to report: edgepress profile DIR")

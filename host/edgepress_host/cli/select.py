@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from edgepress_host.cli._shared import (
 )
 
 if TYPE_CHECKING:
+    from edgepress_host.artifacts import Artifact
     from edgepress_host.choices import SavedChoice
     from edgepress_host.client import Client
     from edgepress_host.select import Choice, Per, Standing
@@ -76,8 +77,9 @@ def command(settings: Settings, folder: Path | None, limits: dict[str, Any], per
     """
     from edgepress_host import choices
 
+    scope = scope_of(folder, limits)
     with controller(settings) as client:
-        made = choose(client, folder, limits, per)
+        made = choose(client, scope, per)
     choices.write(settings.choice_file, made)
     if as_json:
         print_json(made)
@@ -88,18 +90,34 @@ def command(settings: Settings, folder: Path | None, limits: dict[str, Any], per
         _print(choice)
 
 
-def choose(client: Client, folder: Path | None, limits: dict[str, Any], per: Per) -> SavedChoice:
+class Scope(msgspec.Struct, frozen=True):
+    """What is chosen from (None: all that the controller knows), and within which budget."""
+
+    artifacts: Sequence[Artifact] | None
+    budget: Budget
+
+
+def scope_of(folder: Path | None, limits: dict[str, Any]) -> Scope:
+    """Read the folder and its recipe's budget; `limits` go before that. Raises UsageError."""
+    from edgepress_host import artifacts, variants
+
+    budget = Budget() if folder is None else variants.read(folder).budget
+    scope = Scope(None if folder is None else artifacts.of_folder(folder), msgspec.structs.replace(budget, **limits))
+    scope.budget.check()
+    return scope
+
+
+def choose(client: Client, scope: Scope, per: Per) -> SavedChoice:
     """Ask the controller what was measured, and choose."""
-    from edgepress_host import artifacts, facts, naming, variants
+    from edgepress_host import facts, naming
     from edgepress_host.choices import SavedChoice
     from edgepress_host.select import pick
 
-    budget = Budget() if folder is None else variants.read(folder).budget
     known = client.manifests()
-    wanted = naming.latest(known) if folder is None else facts.manifests_of(artifacts.of_folder(folder), known)
+    wanted = naming.latest(known) if scope.artifacts is None else facts.manifests_of(scope.artifacts, known)
     entries = facts.entries(wanted, known, client.measurements(), client.trials(), client.devices())
     return SavedChoice(
-        choices=pick(entries, msgspec.structs.replace(budget, **limits), per=per),
+        choices=pick(entries, scope.budget, per=per),
         manifests={naming.name_of(one): one.manifest for one in wanted},
         made_unix_s=time.time(),
     )

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 MODELS = Path(__file__).resolve().parents[2] / "fixtures" / "models"
 
 
-def passing(path: Path, kind: int, shape: list[object]) -> Path:
+def passing(path: Path, kind: int, shape: list[str | int]) -> Path:
     """A model that gives back what it gets."""
     graph = helper.make_graph(
         [helper.make_node("Identity", ["x"], ["y"])],
@@ -70,7 +70,7 @@ def test_inputs_of_other_types_are_made_up(kind: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("shape", "words"), [(["n", "length"], "free dimension"), ([4, 5], "takes a batch of 4")])
-def test_what_cannot_be_made_up_is_one_line(shape: list[object], words: str, tmp_path: Path) -> None:
+def test_what_cannot_be_made_up_is_one_line(shape: list[str | int], words: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=words):
         ready.read(passing(tmp_path / "m.onnx", TensorProto.FLOAT, shape), tmp_path)
 
