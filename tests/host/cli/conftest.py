@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -10,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import msgspec
 import numpy as np
@@ -17,6 +20,7 @@ import onnx
 import pytest
 from edgepress_host import ready, variants
 from edgepress_host.budget import Budget
+from edgepress_host.cli import main
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
 
@@ -36,18 +40,19 @@ class Shell:
         return [sys.executable, "-m", "edgepress_host.cli", *map(str, arguments)]
 
     def run(self, *arguments: object, expect: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            self.command(*arguments),
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            cwd=cwd,
-            check=False,
-        )
-        assert done.returncode == expect, (done.stdout, done.stderr)
-        assert "Traceback" not in done.stderr
-        return done
+        """Go through `main` in this process, which saves each test the start of an interpreter."""
+        words = [str(argument) for argument in arguments]
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            mock.patch.dict(os.environ, self.environment, clear=True),
+            contextlib.chdir(cwd or Path.cwd()),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as left,
+        ):
+            main(words)
+        assert left.value.code == expect, (out.getvalue(), err.getvalue())
+        return subprocess.CompletedProcess(words, expect, out.getvalue(), err.getvalue())
 
     def json(self, *arguments: object, expect: int = 0) -> Any:
         return json.loads(self.run(*arguments, "--json", expect=expect).stdout)
