@@ -43,11 +43,12 @@ _NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "Canno
 
 @dataclass(frozen=True)
 class Opening:
-    """An opened model: what was asked, the model, one input in the file's order, and the empty runtime's memory."""
+    """An opened model: what was asked, the model, one input (in the file's order), what it gave, and the baseline."""
 
     asked: Open
     bound: tensors.Bound
     inputs: list[Array]
+    outputs: list[Array]
     baseline: process.Baseline
 
     def run(self) -> None:
@@ -87,9 +88,9 @@ def open_model(asked: Open) -> tuple[Opening, Opened]:
     bound = tensors.bind(model, asked.manifest, asked.batch)
     inputs = bound.arrange(timing_inputs(asked, bound))
     ready = perf_counter_ns()
-    model.run(inputs)
+    outputs = model.run(inputs)
     ran = perf_counter_ns()
-    opening = Opening(asked, bound, inputs, baseline)
+    opening = Opening(asked, bound, inputs, bound.restore(outputs), baseline)
     return opening, Opened(runtime, (loaded - started) / 1e6, (ran - ready) / 1e6, bound.batch)
 
 
@@ -113,7 +114,7 @@ def reply(opening: Opening, question: Question) -> Answer:
             assert asked.manifest.golden is not None
             assert asked.golden is not None
             golden, path = asked.manifest.golden, Path(asked.golden)
-            return GoldenChecked(*tensors.check_golden(opening.bound, asked.manifest, golden, path))
+            return GoldenChecked(*tensors.check_golden(opening.bound, asked.manifest, golden, path, opening.outputs))
         case WarmUp(runs, seconds):
             done = measuring.warm_up(opening.run, runs, seconds)
             return Warm(done, process.memory(opening.baseline))

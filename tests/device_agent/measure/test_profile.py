@@ -18,7 +18,7 @@ from edgepress_agent import check, measuring
 from edgepress_agent.pipe import Timed
 from edgepress_agent.profile import summarise
 from edgepress_protocol.histogram import Histogram
-from edgepress_protocol.manifest import Manifest, TensorSpec
+from edgepress_protocol.manifest import Golden, Manifest, TensorSpec
 from edgepress_protocol.measurement import Window
 from edgepress_protocol.messages import Failed, Measured
 from edgepress_protocol.transfer import describe
@@ -147,18 +147,25 @@ def test_one_altered_weight_makes_wrong_results_and_no_measurement(lab: Lab):
     assert outcome.detail.startswith("golden vectors: output.0 is off by")
 
 
-def test_nan_is_wrong(lab: Lab, misbehaving_runtime):
+def profile_with_golden(lab: Lab, behaviour: str, y: list[float]) -> Measured | Failed:
     import numpy as np
-    from edgepress_protocol.manifest import Golden
     from safetensors.numpy import save
 
-    manifest, model = lab.misbehaving("nan")
+    manifest, model = lab.misbehaving(behaviour)
     golden = lab.folder / "golden"
-    x = np.ones((2, 1), np.float32)
-    golden.write_bytes(save({"input.0": x, "output.0": 2 * x}))
-    manifest = msgspec.structs.replace(manifest, golden=Golden(describe(golden.read_bytes())[0], 1.0, 1.0))
-    outcome = lab.profile(manifest, model, golden=golden)
-    assert outcome == Failed("golden", "golden vectors: output.0 is off by nan, at most 3 is right")
+    outputs = np.array(y, np.float32).reshape(-1, 1)
+    golden.write_bytes(save({"input.0": np.ones_like(outputs), "output.0": outputs}))
+    manifest = msgspec.structs.replace(manifest, golden=Golden(describe(golden.read_bytes())[0], 1e-6, 1.0))
+    return lab.profile(manifest, model, golden=golden)
+
+
+def test_a_model_that_keeps_a_state_sees_each_golden_sample_once_and_in_order(lab: Lab, misbehaving_runtime):
+    assert profile_with_golden(lab, "count", [1, 2, 3]).measurement.golden_max_error == 0
+
+
+def test_nan_is_wrong(lab: Lab, misbehaving_runtime):
+    outcome = profile_with_golden(lab, "nan", [2, 2])
+    assert outcome == Failed("golden", "golden vectors: output.0 is off by nan, at most 2 is right")
 
 
 @pytest.mark.parametrize(
