@@ -52,7 +52,13 @@ class RunOptions:
         """
         state_dir = self.state_dir.absolute()
         return Settings(
-            broker=parse_broker(self.broker, username=self.username, password=self._password(), ca=self.ca),
+            broker=parse_broker(
+                self.broker,
+                username=self.username,
+                password=self._password_of_file(),
+                default_password=self.password,
+                ca=self.ca,
+            ),
             device_id=check_name(self.device_id, "--id"),
             fleet=check_name(self.fleet, "--fleet"),
             state_dir=state_dir,
@@ -67,9 +73,9 @@ class RunOptions:
             ),
         )
 
-    def _password(self) -> str | None:
+    def _password_of_file(self) -> str | None:
         if self.password_file is None:
-            return self.password
+            return None
         try:
             return self.password_file.read_text("utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:

@@ -20,11 +20,14 @@ from edgepress_protocol.errors import Unavailable
 from edgepress_protocol.messages import Presence, encode
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
 
+from edgepress_agent._compat import timeout
 from edgepress_agent.log import Said, logger
 from edgepress_agent.settings import Broker, Settings
 
 FIRST_DELAY_S = 0.2
+CONNECT_S = 10.0
 _STEADY_S = 10.0
+_CLOSED = "it closed the connection without an answer; check the password, the port, and mqtt:// or mqtts://"
 _GOODBYE_S = 1.0
 
 
@@ -111,11 +114,13 @@ class Link:
         patience_s = self._settings.timing.connect_timeout_s
         deadline = None if patience_s is None else time.monotonic() + patience_s
         delays = self._delays()
+        reason = ""
         while True:
             began = time.monotonic()
-            reason = ""
             try:
-                await self._one_session()
+                await self._one_session(CONNECT_S if deadline is None else min(CONNECT_S, max(deadline - began, 0.01)))
+            except asyncio.TimeoutError:
+                reason = reason or f"broker {self._settings.broker}: no answer"
             except (aiomqtt.MqttError, OSError, ValueError) as error:
                 reason = f"broker {self._settings.broker}: {_say(error)}"
             if self._session:
@@ -135,9 +140,11 @@ class Link:
         with contextlib.suppress(aiomqtt.MqttError):
             await self._client.publish(self._up, farewell, qos=1, retain=True, timeout=_GOODBYE_S)
 
-    async def _one_session(self) -> None:
+    async def _one_session(self, connect_within_s: float) -> None:
         session = secrets.token_hex(8)
-        async with self._new_client(session) as client:
+        async with contextlib.AsyncExitStack() as stack:
+            async with timeout(connect_within_s):
+                client = await stack.enter_async_context(self._new_client(session))
             granted = await client.subscribe(self._standing)
             _check_granted([topic for topic, _ in self._standing], granted)
             self._outgoing = asyncio.Queue()
@@ -192,11 +199,17 @@ class Link:
 
 
 class _Client(aiomqtt.Client):
-    """aiomqtt's client, which drops the reason code of a PUBACK; a broker refuses a publish by nothing else."""
+    """aiomqtt's client, which alone would miss a refused PUBACK and a connection that is closed unanswered."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._said = Said()
+
+    def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None) -> None:
+        # Some brokers answer a wrong password by closing the connection; aiomqtt would wait for the answer.
+        if not self._connected.done():
+            self._connected.set_exception(aiomqtt.MqttError(_CLOSED))
+        super()._on_disconnect(client, userdata, flags, reason_code, properties)
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:
         # "No matching subscribers" (0x10) is no failure: the host may be away.

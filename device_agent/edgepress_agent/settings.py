@@ -62,10 +62,19 @@ class Settings:
         return Topics(self.fleet)
 
 
-def parse_broker(url: str, *, username: str | None, password: str | None, ca: Path | None) -> Broker:
+def parse_broker(
+    url: str,
+    *,
+    username: str | None = None,
+    password: str | None = None,
+    default_password: str | None = None,
+    ca: Path | None = None,
+) -> Broker:
     """Read `mqtt://[user[:password]@]host[:port]`, or `mqtts://` for TLS.
 
-    >>> str(parse_broker("mqtt://pi:secret@broker.lan", username=None, password=None, ca=None))
+    What is given apart wins over the URL, and the URL over `default_password`.
+
+    >>> str(parse_broker("mqtt://pi:secret@broker.lan"))
     'mqtt://broker.lan:1883'
 
     Raises:
@@ -82,12 +91,14 @@ def parse_broker(url: str, *, username: str | None, password: str | None, ca: Pa
         raise UsageError(shown)
     if ca is not None and parts.scheme != "mqtts":
         raise UsageError("--ca is for mqtts:// brokers: write --broker mqtts://…, or leave --ca out")
+    if ca is not None and not ca.is_file():
+        raise UsageError(f"--ca {ca}: no such file; expected the certificate of the broker's authority")
     return Broker(
         host=parts.hostname,
         port=port or _DEFAULT_PORTS[parts.scheme],
         tls=parts.scheme == "mqtts",
         username=username or (unquote(parts.username) if parts.username else None),
-        password=password or (unquote(parts.password) if parts.password else None),
+        password=password or (unquote(parts.password) if parts.password else default_password),
         ca=ca,
     )
 

@@ -67,12 +67,12 @@ dynamic_filters = true
 class Broker:
     """rumqttd as a child process; it forgets everything when it is killed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, more: str = "") -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self._config = folder / "rumqttd.toml"
-        self._config.write_text(_CONFIG.format(port=self.port))
+        self._config.write_text(_CONFIG.format(port=self.port) + more)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -298,6 +298,23 @@ def trial(model: Model, number: int = 1, **more: object) -> Trial:
 
 def deployment(model: Model, number: int = 1) -> Deployment:
     return Deployment(id=f"{0xD0000 + number:032x}", manifest=model.id)
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Callable[[str], Broker]]:
+    """Start a broker with more of a configuration: a password, TLS."""
+    started: list[Broker] = []
+
+    def start(more: str) -> Broker:
+        folder = tmp_path / f"broker-{len(started)}"
+        folder.mkdir()
+        started.append(Broker(folder, more))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for broker in started:
+        broker.kill()
 
 
 class Scene:

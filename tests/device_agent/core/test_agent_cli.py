@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,7 +24,7 @@ def agent(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 
 @pytest.fixture
 def given(tmp_path, trust):
-    def run(**changed):
+    def command(**changed):
         options = {
             "--broker": "mqtt://127.0.0.1:1",
             "--id": "pi",
@@ -32,8 +33,12 @@ def given(tmp_path, trust):
             "--connect-timeout": "0.3",
             "--serve": "off",
         } | {f"--{name.replace('_', '-')}": value for name, value in changed.items()}
-        return agent("run", *(word for name, value in options.items() if value is not None for word in (name, value)))
+        return [*AGENT, "run", *(word for pair in options.items() if pair[1] is not None for word in pair)]
 
+    def run(**changed):
+        return agent(*command(**changed)[len(AGENT) :])
+
+    run.command = command
     return run
 
 
@@ -60,6 +65,7 @@ def one_line(done: subprocess.CompletedProcess[str], status: int = 2) -> str:
         ({"serve": "nonsense"}, "expected HOST:PORT, unix:PATH or off"),
         ({"serve": "unix:/" + "x" * 200}, "more than 107 bytes"),
         ({"ca": "ca.pem"}, "--ca is for mqtts://"),
+        ({"broker": "mqtts://host", "ca": "nowhere.pem"}, "--ca nowhere.pem: no such file"),
         ({"password_file": "nowhere"}, "--password-file nowhere"),
         ({"state_dir": "/proc/nowhere"}, "cannot be written"),
     ],
@@ -80,6 +86,44 @@ def test_an_unreachable_broker_is_one_line_and_status_1(given):
     assert "broker mqtt://127.0.0.1:1: " in said
     assert "refused" in said
     assert "gave up after 0.3 s" in said
+
+
+def connects(given, **options) -> bool:
+    """Whether it gets as far as being connected, and then is stopped."""
+    command = given.command(connect_timeout="5", **options)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if "connected to" in line:
+                process.terminate()
+        return process.wait(20) == 0
+
+
+def test_a_password_by_url_file_or_environment_and_a_wrong_one_is_one_line(given, guarded, tmp_path, monkeypatch):
+    port = guarded('[v5.1.connections.auth]\npi = "hunter2"\n').port
+    assert connects(given, broker=f"mqtt://pi:hunter2@127.0.0.1:{port}")
+    (tmp_path / "password").write_text("hunter2\n")
+    login = {"broker": f"mqtt://127.0.0.1:{port}", "username": "pi"}
+    assert connects(given, **login, password_file=str(tmp_path / "password"))
+    monkeypatch.setenv("EDGEPRESS_PASSWORD", "hunter2")
+    assert connects(given, **login)
+    said = one_line(given(broker=f"mqtt://pi:wrong@127.0.0.1:{port}", connect_timeout="1"), status=1)
+    assert "closed the connection without an answer; check the password" in said
+    assert "wrong" not in said
+
+
+def test_tls_with_its_own_authority_and_never_without(given, guarded, tmp_path):
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed: no certificate to test with")
+    key, certificate = tmp_path / "tls.key", tmp_path / "tls.pem"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names]
+    subprocess.run([*make, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    port = guarded(f'[v5.1.tls]\ncertpath = "{certificate}"\nkeypath = "{key}"\n').port
+    assert connects(given, broker=f"mqtts://localhost:{port}", ca=str(certificate))
+    said = one_line(given(broker=f"mqtts://localhost:{port}", connect_timeout="1"), status=1)
+    assert "certificate verify failed" in said
+    said = one_line(given(broker=f"mqtt://localhost:{port}", connect_timeout="1"), status=1)
+    assert "mqtt:// or mqtts://" in said
 
 
 def test_a_second_agent_in_the_same_folder_is_refused(agent_running, given):
