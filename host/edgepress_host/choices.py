@@ -12,11 +12,12 @@ from edgepress_host.select import Choice
 
 
 class SavedChoice(msgspec.Struct, frozen=True):
-    """Choices, and the manifest's digest of each `variant:format` in them."""
+    """Choices, the manifest's digest of each `variant:format` in them, and the folder that they were made from."""
 
     choices: tuple[Choice, ...]
     manifests: dict[str, str]
     made_unix_s: float
+    folder: str | None = None
 
 
 def write(path: Path, made: SavedChoice) -> None:

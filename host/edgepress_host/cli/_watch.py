@@ -33,8 +33,10 @@ def wait_for_devices(client: Client, wanted: Iterable[str]) -> None:
         seq = client.changes(seq, left).seq
 
 
-def watch(client: Client, queued: Sequence[TrialView]) -> tuple[list[TrialView], dict[str, MeasurementView]]:
-    """Follow trials until those on devices that are online have ended.
+def watch(
+    client: Client, queued: Sequence[TrialView], *, keep: bool
+) -> tuple[list[TrialView], dict[str, MeasurementView]]:
+    """Follow trials until those on devices that are online have ended; `keep` leaves the live table standing.
 
     Returns the trials as they stand then, and measurements by trial.
     """
@@ -47,7 +49,7 @@ def watch(client: Client, queued: Sequence[TrialView]) -> tuple[list[TrialView],
         if screen.is_terminal:
             from rich.live import Live
 
-            live = stack.enter_context(Live(console=screen, auto_refresh=False))
+            live = stack.enter_context(Live(console=screen, auto_refresh=False, transient=not keep))
 
         def look() -> bool:
             order.update({trial.id: trial for trial in client.trials() if trial.id in order})
@@ -56,14 +58,28 @@ def watch(client: Client, queued: Sequence[TrialView]) -> tuple[list[TrialView],
                     found = client.measurements(manifest=trial.manifest, device=trial.device)
                     measured.update({view.trial: view for view in found if view.trial == trial.id})
             if live is not None:
-                live.update(trial_table(order.values(), measured), refresh=True)
+                live.update(_screenful(list(order.values()), measured, screen.height), refresh=True)
             else:
                 _tell(order.values(), measured, told)
             online = {view.id for view in client.devices() if view.online}
             return all(trial.state in ENDED or trial.device not in online for trial in order.values())
 
         client.follow(look)
+        if live is not None and keep:
+            live.update(trial_table(order.values(), measured))
     return list(order.values()), measured
+
+
+def _screenful(trials: Sequence[TrialView], measured: dict[str, MeasurementView], height: int) -> Table:
+    """As much as a terminal holds: what goes on now, then what ended last, then what waits."""
+    ended = sorted((one for one in trials if one.state in ENDED), key=lambda one: -(one.ended_unix_s or 0.0))
+    open_ones = [one for one in trials if one.state not in ENDED]
+    active = [one for one in open_ones if one.state != "queued"]
+    queued = [one for one in open_ones if one.state == "queued"]
+    made = trial_table([*active, *ended, *queued][: max(height - 6, 3)], measured)
+    made.caption = f"{len(ended)} of {len(trials)} trials ended"
+    made.caption_justify = "left"
+    return made
 
 
 def trial_table(trials: Iterable[TrialView], measured: dict[str, MeasurementView]) -> Table:

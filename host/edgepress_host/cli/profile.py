@@ -126,7 +126,7 @@ def command(
         if wait and trials:
             wait_for_devices(client, {trial.device for trial in trials})
             try:
-                trials, measured = watch(client, trials)
+                trials, measured = watch(client, trials, keep=as_json)
             except KeyboardInterrupt:
                 say("the trials stay queued: `edgepress trials` shows them, `edgepress trials cancel --all` ends them")
                 raise

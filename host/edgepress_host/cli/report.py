@@ -32,15 +32,16 @@ from edgepress_host.cli._shared import (
 def command(settings: Settings, out: Path, folder: Path | None, as_json: bool) -> None:
     """Write what was measured and chosen as one HTML page that needs no network.
 
-    It shows the last `edgepress select`; where there was none, it chooses by the budget of --variants.
+    It shows the last `edgepress select`. Where that was of another folder than --variants, or there was none, it
+    chooses anew, by the recipe's budget.
     """
     from edgepress_host import choices, durable, report
     from edgepress_host.cli.select import choose, scope_of
 
-    kept = choices.read(settings.choice_file) if folder is None and settings.choice_file.exists() else None
     scope = scope_of(folder, {})
+    kept = choices.read(settings.choice_file) if settings.choice_file.exists() else None
     with controller(settings) as client:
-        made = kept or choose(client, scope, "kind")
+        made = kept if kept and scope.folder in {None, kept.folder} else choose(client, scope, "kind")
         known = report.Known(client.manifests(), client.measurements(), client.trials(), client.devices())
     if not known.measurements:
         raise UsageError("nothing is measured yet, so there is nothing to report: edgepress profile DIR")

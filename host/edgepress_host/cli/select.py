@@ -95,6 +95,7 @@ class Scope(msgspec.Struct, frozen=True):
 
     artifacts: Sequence[Artifact] | None
     budget: Budget
+    folder: str | None = None
 
 
 def scope_of(folder: Path | None, limits: dict[str, Any]) -> Scope:
@@ -102,9 +103,11 @@ def scope_of(folder: Path | None, limits: dict[str, Any]) -> Scope:
     from edgepress_host import artifacts, variants
 
     budget = Budget() if folder is None else variants.read(folder).budget
-    scope = Scope(None if folder is None else artifacts.of_folder(folder), msgspec.structs.replace(budget, **limits))
-    scope.budget.check()
-    return scope
+    budget = msgspec.structs.replace(budget, **limits)
+    budget.check()
+    if folder is None:
+        return Scope(None, budget)
+    return Scope(artifacts.of_folder(folder), budget, str(folder.resolve()))
 
 
 def choose(client: Client, scope: Scope, per: Per) -> SavedChoice:
@@ -120,6 +123,7 @@ def choose(client: Client, scope: Scope, per: Per) -> SavedChoice:
         choices=pick(entries, scope.budget, per=per),
         manifests={naming.name_of(one): one.manifest for one in wanted},
         made_unix_s=time.time(),
+        folder=scope.folder,
     )
 
 
