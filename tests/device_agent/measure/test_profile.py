@@ -67,7 +67,7 @@ def test_percentiles_of_a_runtime_whose_latency_is_known(lab: Lab, misbehaving_r
     options = msgspec.structs.replace(QUICK, window_s=0.4)
     latency = lab.profile(*lab.misbehaving("sleep"), options).measurement.latency
     # Nine runs of 4 ms for one of 20 ms; sleeping never ends early.
-    assert 4.0 <= latency.min_ms <= latency.p50_ms < 9.0
+    assert 4.0 <= latency.min_ms <= latency.p50_ms < 16.0
     assert latency.p95_ms >= 0.996 * 20.0
     assert latency.p99_ms >= 0.996 * 20.0
     assert latency.max_ms >= 20.0
@@ -188,8 +188,8 @@ def test_a_runtime_that_fails_is_an_outcome_in_one_line(lab: Lab, misbehaving_ru
 
 def test_a_model_that_hangs_is_stopped_with_all_it_started(lab: Lab, misbehaving_runtime, tmp_path):
     pids = tmp_path / "pids"
-    outcome = lab.profile(*lab.misbehaving(f"hang {pids}"), msgspec.structs.replace(QUICK, timeout_s=2.0))
-    assert outcome == Failed("timeout", "not done after 2 s, and stopped")
+    outcome = lab.profile(*lab.misbehaving(f"hang {pids}"), msgspec.structs.replace(QUICK, timeout_s=4.0))
+    assert outcome == Failed("timeout", "not done after 4 s, and stopped")
     assert all(gone(int(pid)) for pid in pids.read_text().split())
 
 

@@ -302,7 +302,7 @@ def test_idle_and_busy(tmp_path):
         seen = time.monotonic()
         assert server.busy()
         await server.wait_idle()
-        assert QUIET_S - 0.2 < time.monotonic() - seen < QUIET_S + 1.0
+        assert QUIET_S - 0.2 < time.monotonic() - seen < QUIET_S + 5.0
         assert not server.busy()
 
     serve(tmp_path, story)
