@@ -68,7 +68,7 @@ def compress(recipe: Recipe, out: Path, *, progress: Callable[[Progress], None] 
         results = _tested(shop, kept, results, clock)
     found = Variants(
         recipe_digest=recipe.digest,
-        model=recipe.model.source,
+        model=recipe.model.name,
         metric=recipe.metric,
         seed=recipe.seed,
         max_drop=recipe.guard.max_drop,

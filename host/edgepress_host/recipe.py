@@ -30,6 +30,11 @@ class ModelTable(Record):
 
     source: str
 
+    @property
+    def name(self) -> str:
+        """The source without the folder that it happens to be in."""
+        return Path(self.source).name if is_onnx_file(self.source) else self.source
+
 
 class DataTable(Record):
     """`[data]`: `source` is `module:attr` of `load(split) -> (x, y)`; the limits take the first samples of a split."""
@@ -67,7 +72,8 @@ class Recipe(Record):
     @property
     def digest(self) -> str:
         """SHA-256 of the recipe's meaning: comments, layout and the place of the file do not count."""
-        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+        placeless = msgspec.structs.replace(self, model=ModelTable(source=self.model.name))
+        return hashlib.sha256(msgspec.json.encode(placeless, order="sorted")).hexdigest()
 
     @property
     def formats(self) -> tuple[str, ...]:

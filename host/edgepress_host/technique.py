@@ -7,7 +7,7 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
@@ -18,7 +18,9 @@ from torch import nn
 from edgepress_host import techniques
 from edgepress_host.data import Samples
 from edgepress_host.loading import did_you_mean
+from edgepress_host.text import one_line
 
+GROUP = "edgepress.techniques"
 Stage = Literal["module", "graph"]
 S = TypeVar("S", bound="Technique")
 
@@ -88,9 +90,16 @@ def found() -> Mapping[str, type[Technique]]:
         for info in pkgutil.iter_modules(techniques.__path__)
         if not info.name.startswith("_")
     ]
-    modules += [importlib.import_module(entry.module) for entry in entry_points(group="edgepress.techniques")]
+    modules += [_plugin(entry) for entry in entry_points(group=GROUP)]
     kinds = [_technique_in(module) for module in modules]
     return {kind.__module__.rpartition(".")[2]: kind for kind in kinds}
+
+
+def _plugin(entry: EntryPoint) -> Any:
+    try:
+        return importlib.import_module(entry.module)
+    except Exception as error:
+        raise UsageError(f"technique {entry.name!r} ({entry.module}) does not import: {one_line(error)}") from error
 
 
 def _technique_in(module: Any) -> type[Technique]:

@@ -194,7 +194,6 @@ class Workshop:
     def _metric_key(self) -> str:
         return self.recipe.metric + ("" if self.recipe.metric in evaluate.BUILT_IN else _code(self.score.__module__))
 
-    @functools.cache  # noqa: B019 - one workshop lives as long as its run
     def _wire_bytes(self, content: bytes) -> int:
         key = key_of("wire", _sha256(content), surroundings())
         entry = self.store.fetch(key) or self.store.keep(key, {"wire_bytes": wire_bytes(content)}, {})

@@ -114,5 +114,6 @@ def _histograms(run: Activations, full: dict[str, Range]) -> dict[str, np.ndarra
         for name, values in tensors.items():
             low, high = full[name]
             if high > low:
-                found[name] += np.histogram(values, bins=BINS, range=(low, high))[0]
+                # In double precision: a narrow range far from zero has no room for the bins in single.
+                found[name] += np.histogram(values.astype(np.float64), bins=BINS, range=(low, high))[0]
     return found

@@ -159,6 +159,7 @@ def test_a_foreign_onnx_file_enters_at_the_graph_stage(made, press, tmp_path):
     assert foreign.verdict == "ok"
     assert foreign.macs is None
     assert foreign.params > 0
+    assert str(tmp_path) not in (tmp_path / "out" / "variants.json").read_text()
     assert foreign.file_bytes < made["original.onnx"].file_bytes / 2
 
 

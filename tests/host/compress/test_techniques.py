@@ -233,6 +233,37 @@ def test_a_loss_that_is_not_finite_stops_with_one_line(bench):
         made_from("prune", {"ratio": 0.5, "epochs": 1}).apply_module(compress_zoo.build(), huge)
 
 
+@pytest.fixture
+def plugged(monkeypatch):
+    """Techniques as found with one more entry point."""
+
+    def call(module):
+        from importlib.metadata import EntryPoint
+
+        entry = EntryPoint(name="soften", value=module, group=technique.GROUP)
+        monkeypatch.setattr(technique, "entry_points", lambda *, group: [entry] if group == technique.GROUP else [])
+        technique.found.cache_clear()
+        return technique.found()
+
+    yield call
+    monkeypatch.undo()
+    technique.found.cache_clear()
+
+
+def test_a_technique_of_the_users_own_is_found_by_its_entry_point(plugged, press, tmp_path):
+    from compress_recipes import HEAD, one
+
+    assert set(plugged("compress_plugin")) == {*FOUND, "compress_plugin"}
+    made = press(HEAD + one('{ technique = "compress_plugin", factor = 0.25 }'), tmp_path / "out")["v.onnx"]
+    assert made.verdict == "ok"
+    assert made.steps[0].notes == ("softened",)
+
+
+def test_an_entry_point_that_does_not_import_is_named(plugged):
+    with pytest.raises(UsageError, match=r"technique 'soften' \(compress_absent\) does not import: ModuleNotFound"):
+        plugged("compress_absent")
+
+
 def fresh_bench():
     from edgepress_host.data import Data
 
