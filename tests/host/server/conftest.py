@@ -1,4 +1,4 @@
-"""A real controller in a process of its own, with its real broker, and a small honest device that speaks the protocol."""
+"""A real controller in a process of its own, with its real broker, and small honest devices that speak the protocol."""
 
 from __future__ import annotations
 
@@ -249,8 +249,8 @@ class TestDevice:
         up = TOPICS.device(self.id, "up")
         will = aiomqtt.Will(up, encode(Presence(self.session, False)), 1, True)
         async with aiomqtt.Client(
-            "127.0.0.1", self.port, identifier=f"edgepress-agent-default-{self.id}", protocol=aiomqtt.ProtocolVersion.V5,
-            will=will, clean_start=True, keepalive=5, timeout=5,
+            "127.0.0.1", self.port, identifier=f"edgepress-agent-default-{self.id}", will=will, clean_start=True,
+            protocol=aiomqtt.ProtocolVersion.V5, keepalive=5, timeout=5,
         ) as self.client:  # fmt: skip
             for topic in (TOPICS.device(self.id, "want"), TOPICS.device(self.id, "chunk"), TOPICS.host_state):
                 await self.client.subscribe(topic, qos=1)
