@@ -12,9 +12,11 @@ from edgepress_protocol.manifest import Blob, Manifest
 from edgepress_protocol.messages import Active, Deployment, DeploymentStatus, Signed
 
 from edgepress_agent import deployment as life
+from edgepress_agent._compat import timeout
 from edgepress_agent.check import golden
 from edgepress_agent.deployment import Deploying, Event
 from edgepress_agent.disk import Disk
+from edgepress_agent.happenings import Happening, Noted
 from edgepress_agent.log import logger
 from edgepress_agent.needs import unmet
 from edgepress_agent.serve import Server
@@ -45,7 +47,7 @@ class Activation:
         disk: Disk,
         server: Server | None,
         start: Start,
-        post: Callable[[Event], None],
+        post: Callable[[Happening], None],
     ) -> None:
         self._disk = disk
         self._server = server
@@ -56,6 +58,7 @@ class Activation:
         self._model: Candidate | None = None
         self._before = Pair()
         self._job: asyncio.Task[None] | None = None
+        self._swapping = asyncio.Lock()
 
     @property
     def status(self) -> DeploymentStatus | None:
@@ -66,6 +69,12 @@ class Activation:
     def busy(self) -> bool:
         """Whether a check or a start is under way."""
         return self._now.phase in {"checking", "returning", "starting"}
+
+    def resume(self) -> None:
+        """Serve again, after a restart, what is in the current slot."""
+        current = self._disk.slots.pair.current
+        if current is not None:
+            self._start(self._serve_again(current))
 
     def want(self, wanted: Wanted) -> None:
         """Take up the host's wish."""
@@ -170,10 +179,33 @@ class Activation:
 
     async def _serve(self) -> Event:
         event = self._events()
-        if self._server is not None:
-            opened = await asyncio.to_thread(self._disk.slots.open, self._deployment().manifest)
-            await self._server.swap(opened.manifest, opened.model)
+        await self._swap_to(self._deployment().manifest)
+        self._post(Noted("serving", ""))
         return event("served")
+
+    async def _swap_to(self, manifest: str) -> None:
+        """Serve a slot.
+
+        Raises:
+            EdgepressError: it does not load, or not in time.
+        """
+        if self._server is None:
+            return
+        # One at a time, or what is served last might be what was wanted first.
+        async with self._swapping:
+            opened = await asyncio.to_thread(self._disk.slots.open, manifest)
+            try:
+                async with timeout(CHECK_TIMEOUT_S):
+                    await self._server.swap(opened.manifest, opened.model)
+            except asyncio.TimeoutError:
+                raise Unavailable(f"the model did not start to serve within {CHECK_TIMEOUT_S:g} s") from None
+
+    async def _serve_again(self, active: Active) -> None:
+        try:
+            await self._swap_to(active.manifest)
+            self._post(Noted("serving", ""))
+        except (EdgepressError, OSError) as error:
+            self._post(Noted("serving", f"the active model does not serve: {error}"))
 
     def _run(self, job: Coroutine[None, None, Event], *, otherwise: life.EventKind) -> None:
         event = self._events()

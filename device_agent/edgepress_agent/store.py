@@ -47,8 +47,15 @@ class Store:
     def verify(self, blob: Blob) -> None:
         """Hold a blob of a former run against its digest; a damaged one is removed. Run it in a thread."""
         path = self.path(blob.sha256)
-        if sha256_of(path) == blob.sha256:
+        try:
+            sound = sha256_of(path) == blob.sha256
             os.utime(path)
+        except FileNotFoundError:
+            return  # evicted meanwhile
+        except OSError as error:
+            logger.warning("blob %s… cannot be read: %s", blob.sha256[:12], error.strerror)
+            sound = False
+        if sound:
             self._verified.add(blob.sha256)
         else:
             logger.warning("blob %s… is damaged on this disk: it is fetched again", blob.sha256[:12])
