@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import click
 from edgepress_protocol.errors import EdgepressError, UsageError
 
-from edgepress_host.cli._shared import Settings, default_data_dir
+from edgepress_host.cli._shared import Settings, default_data_dir, printable
 
 INTERRUPTED = 130
 
@@ -101,5 +101,5 @@ def _usage(error: click.ClickException) -> str:
 
 
 def _say(line: str, status: int, *, prefix: str = "error: ") -> int:
-    click.echo(prefix + " ".join(line.split()), err=True)
+    click.echo(prefix + printable(" ".join(line.split())), err=True)
     return status

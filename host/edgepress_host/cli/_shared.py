@@ -95,8 +95,8 @@ def print_json(data: object) -> None:
 
 
 def say(line: str) -> None:
-    """Tell the user something beside the data."""
-    click.echo(line, err=True)
+    """Tell the user something beside the data; it may hold words of a device."""
+    click.echo(printable(line), err=True)
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -122,7 +122,16 @@ def table(columns: Iterable[str], *, title: str | None = None, right: Iterable[s
 
 
 def safe(text: object) -> str:
-    """Text of a device or a file, made harmless for a terminal: no control characters, no markup."""
+    """Text of a device or a file, made harmless for a table: no control characters, no markup."""
     from rich.markup import escape
 
-    return escape("".join(c if c.isprintable() else "�" for c in str(text)))
+    return escape(printable(str(text)))
+
+
+def printable(text: str) -> str:
+    r"""Text of others, made harmless for a terminal.
+
+    >>> printable("done \x1b[2J")
+    'done ?[2J'
+    """
+    return "".join(c if c.isprintable() else "?" for c in text)

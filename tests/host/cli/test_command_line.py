@@ -85,6 +85,10 @@ def test_a_mistake_is_one_line_and_a_status(
     assert not done.stdout
 
 
+def test_control_characters_of_others_do_not_reach_the_terminal(shell: Any) -> None:
+    assert "\x1b" not in shell.error("deploy\x1b[2J")
+
+
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"schema": 99}', b'{"schema": 1, "variants": 3}'])
 def test_a_damaged_list_of_variants_is_one_line(shell: Any, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "variants.json").write_bytes(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import time
 from html.parser import HTMLParser
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from edgepress_host import facts, gains, plot, report, units
 from edgepress_host.budget import Budget
 from edgepress_host.choices import SavedChoice
+from edgepress_host.cli import _shared
+from edgepress_host.figures import Run
 from edgepress_host.plot import Axis, Point
 from edgepress_host.select import pick
 from edgepress_host.server.views import ManifestView, MeasurementView, TrialView
@@ -120,9 +123,10 @@ class Cells(HTMLParser):
 
 
 def test_nothing_that_a_device_says_becomes_markup() -> None:
-    original = manifest("original", 1)
-    text = page([original], [measured(original, 1.0)])
+    hostile = manifest(HOSTILE, 1)
+    text = page([hostile], [measured(hostile, 1.0, accuracy=Accuracy("top1", 0.9, 100))])
     assert "script" not in Cells(text).tags
+    assert "<svg" in text
     assert "&lt;script&gt;" in text
 
 
@@ -172,6 +176,17 @@ def test_the_latest_outcome_counts_and_a_batch_does_not_hide_it() -> None:
     assert latest[one.model, "pi"].measurement.latency.p50_ms == 2.0
 
 
+def test_an_unstable_measurement_enters_with_its_worst_window() -> None:
+    one = manifest("a", 1)
+    view = measured(one, 1.0, unstable=True)
+    windows = (Window(10, 1.0, 1.0, 1.0), Window(10, 1.0, 5.0, 7.0))
+    latency = msgspec.structs.replace(view.measurement.latency, windows=windows)
+    unstable = msgspec.structs.replace(view.measurement, latency=latency)
+    steady = msgspec.structs.replace(unstable, latency=msgspec.structs.replace(latency, unstable=False))
+    assert Run.of("pi", "pi", unstable).p95_latency_ms == 7.0
+    assert Run.of("pi", "pi", steady).p95_latency_ms == 1.0
+
+
 def test_outcomes_count_for_the_file_however_it_was_described() -> None:
     one = manifest("a", 1)
     same_file = msgspec.structs.replace(one, manifest="f" * 64, variant="found")
@@ -206,3 +221,10 @@ def test_every_point_lies_within_the_plot(values: list[tuple[float, float]], may
 def test_figures_keep_three_digits(value: float) -> None:
     number = float(units.ms(value).removesuffix(" ms"))
     assert number == pytest.approx(value, rel=0.006)
+
+
+@pytest.mark.parametrize("module", [units, plot, _shared])
+def test_examples_in_docstrings(module: Any) -> None:
+    found = doctest.testmod(module)
+    assert found.attempted
+    assert not found.failed
