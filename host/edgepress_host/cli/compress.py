@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,7 +45,7 @@ def command(recipe: Path, out: Path, *, as_json: bool) -> None:
 
     loaded = load(recipe)
     try:
-        with _drawn(quietly=as_json) as progress:
+        with _drawn(quietly=as_json) as draw, _stopping(draw) as progress:
             made = compress(loaded, out, progress=progress)
     except KeyboardInterrupt:
         say("stopped; finished steps are kept, the same command goes on from here")
@@ -56,6 +57,28 @@ def command(recipe: Path, out: Path, *, as_json: bool) -> None:
     if not made.worked:
         first = next(variant for variant in made.variants if variant.name != made.baseline)
         raise EdgepressError(f"no variant worked; the first: {first.name}.{first.format}, {first.reason}")
+
+
+@contextlib.contextmanager
+def _stopping(progress: Callable[[Progress], None]) -> Iterator[Callable[[Progress], None]]:
+    """Make Ctrl-C certain: a library that swallows the interrupt delays it to the next step, no further."""
+    asked = False
+
+    def stop(_signal: int, _frame: object) -> None:
+        nonlocal asked
+        asked = True
+        raise KeyboardInterrupt
+
+    def checked(now: Progress) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        progress(now)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield checked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
