@@ -7,10 +7,9 @@ lines for people. A device's desired state is complete in every `want`; its gene
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal
 
 import msgspec
-from edgepress_protocol.errors import Rejected, UsageError
+from edgepress_protocol.errors import Rejected
 from edgepress_protocol.manifest import Manifest
 from edgepress_protocol.messages import (
     MAX_MESSAGE_BYTES,
@@ -28,82 +27,12 @@ from edgepress_protocol.messages import (
 )
 from edgepress_protocol.version import SPOKEN, negotiate
 
-TrialState = Literal["queued", "fetching", "waiting", "measuring", "done", "failed", "cancelled"]
-OPEN: frozenset[str] = frozenset({"queued", "fetching", "waiting", "measuring"})
+from edgepress_host.records import OPEN, Changes, DeviceRecord, Note, Outcome, TrialRecord, TrialState, Unknown
 
 WANT_BYTES = MAX_MESSAGE_BYTES // 2
 """Trials beyond this size of a want stay queued for a later generation."""
 
 MAX_GENERATION = 1 << 62
-
-
-class Unknown(UsageError):  # noqa: N818 - it names what the user asked for
-    """The user named something that is not there."""
-
-
-class Conflict(UsageError):  # noqa: N818 - the same
-    """What the user asked for does not go together with what is going on."""
-
-
-class DeviceRecord(msgspec.Struct, frozen=True):
-    """A device: its last state, its presence, and what it is to do. `refused` says why it gets no want."""
-
-    state: State
-    generation: int
-    session: str = ""
-    online: bool = False
-    deployment: Deployment | None = None
-    refused: str = ""
-    last_seen_unix_s: float = 0.0
-
-    @property
-    def id(self) -> str:
-        """Name of the device."""
-        return self.state.device.id
-
-    def runs(self, format_: str) -> bool:
-        """Tell whether one of its runtimes runs artifacts of this format."""
-        return any(runtime.format == format_ for runtime in self.state.device.runtimes)
-
-
-class TrialRecord(msgspec.Struct, frozen=True):
-    """A trial and where it stands."""
-
-    trial: Trial
-    device: str
-    created_unix_s: float
-    state: TrialState = "queued"
-    detail: str = ""
-    ended_unix_s: float | None = None
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """How a trial ended, with the device as it was then."""
-
-    report: Report
-    device: DeviceRecord
-    received_unix_s: float
-
-
-class Note(msgspec.Struct, frozen=True):
-    """A line for people, and what it concerns."""
-
-    kind: Literal["device", "trial", "rollout", "manifest", "controller"]
-    text: str
-    device: str | None = None
-    trial: str | None = None
-    rollout: str | None = None
-
-
-class Changes(msgspec.Struct):
-    """What came of an event: records to keep, wants to publish, lines to show."""
-
-    devices: dict[str, DeviceRecord] = {}
-    trials: dict[str, TrialRecord] = {}
-    outcomes: list[Outcome] = []
-    wants: set[str] = set()
-    notes: list[Note] = []
-    forgotten: list[str] = []
 
 
 class Fleet:
@@ -165,7 +94,7 @@ class Fleet:
         """Queue trials for known devices and manifests."""
         changes = Changes()
         for record in records:
-            self._keep(changes, record, f"queued on {record.device}")
+            self._keep(changes, record)
             self._touch(changes, record.device)
         return changes
 
@@ -267,7 +196,7 @@ class Fleet:
         record = self._open_trial(device_id, progress.trial)
         if record and (record.state, record.detail) != (progress.phase, progress.detail):
             moved = msgspec.structs.replace(record, state=progress.phase, detail=progress.detail)
-            self._keep(changes, moved, f"{progress.phase} {progress.detail}".rstrip())
+            self._keep(changes, moved)
         return changes
 
     def on_report(self, device_id: str, report: Report, now_unix_s: float) -> Changes:
@@ -313,15 +242,17 @@ class Fleet:
 
     def _close(self, changes: Changes, record: TrialRecord, state: TrialState, detail: str, now_unix_s: float) -> None:
         ended = msgspec.structs.replace(record, state=state, detail=detail, ended_unix_s=now_unix_s)
-        self._keep(changes, ended, f"{state} on {record.device} {detail}".rstrip())
+        self._keep(changes, ended)
         self._touch(changes, record.device)
 
-    def _keep(self, changes: Changes, record: TrialRecord, text: str) -> None:
+    def _keep(self, changes: Changes, record: TrialRecord) -> None:
         if record.state in OPEN:
             self.trials[record.trial.id] = record
         else:
             self.trials.pop(record.trial.id, None)
         changes.trials[record.trial.id] = record
+        text = f"{record.device}: trial {record.trial.id[:8]} {record.state}"
+        text += f", {record.detail}" if record.detail else ""
         changes.notes.append(Note("trial", text, device=record.device, trial=record.trial.id))
 
     def _touch(self, changes: Changes, device_id: str) -> None:

@@ -13,7 +13,7 @@ import msgspec
 from edgepress_protocol.manifest import Sha256
 from edgepress_protocol.messages import Deployment, DeploymentId
 
-from edgepress_host.fleet import DeviceRecord
+from edgepress_host.records import DeviceRecord
 
 Phase = Literal["canary", "holding", "rest", "done", "failed"]
 OPEN_PHASES: frozenset[str] = frozenset({"canary", "holding", "rest"})

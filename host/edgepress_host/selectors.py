@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 
-from edgepress_host.fleet import DeviceRecord, Unknown
+from edgepress_host.records import DeviceRecord, Unknown
 
 _KEYS = ("id", "kind", "runtime")
 

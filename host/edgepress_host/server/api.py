@@ -20,7 +20,7 @@ from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from edgepress_host.fleet import Conflict, Unknown
+from edgepress_host.records import Conflict, Unknown
 from edgepress_host.rollout import Rollout
 from edgepress_host.server import actions, pages, shown, views
 from edgepress_host.server.core import Core

@@ -21,7 +21,6 @@ from edgepress_protocol.signing import PrivateKey
 
 from edgepress_host import durable, keys
 from edgepress_host.server import broker
-from edgepress_host.server.api import create_app, serve
 from edgepress_host.server.core import Core
 from edgepress_host.server.database import Database
 from edgepress_host.server.settings import Settings
@@ -56,6 +55,8 @@ async def _run(settings: Settings, key: PrivateKey, database: Database, ready: C
         else:
             endpoint = broker.embedded_endpoint(settings.bind, settings.data_dir)
             await stack.enter_async_context(broker.embedded(endpoint))
+        from edgepress_host.server.api import create_app, serve  # takes a second: what cannot be is said before
+
         core = Core(settings, key, database, endpoint)
         app = create_app(core)
         listening = stack.enter_context(_listen(settings.port))

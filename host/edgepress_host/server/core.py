@@ -33,7 +33,8 @@ from edgepress_protocol.transfer import encode_frame
 
 from edgepress_host.blobs import BlobStore
 from edgepress_host.distribute import Distributor, Send
-from edgepress_host.fleet import Changes, Fleet, Note
+from edgepress_host.fleet import Fleet
+from edgepress_host.records import Changes, Note
 from edgepress_host.rollout import Rollout, Step, advance
 from edgepress_host.server.broker import Endpoint
 from edgepress_host.server.database import Database

@@ -15,7 +15,7 @@ from edgepress_protocol.messages import (
     Telemetry,
 )
 
-from edgepress_host.fleet import TrialState
+from edgepress_host.records import TrialState
 from edgepress_host.rollout import Rollout
 
 Selector = Annotated[str, msgspec.Meta(min_length=1, max_length=65_536)]

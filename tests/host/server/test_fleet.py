@@ -7,7 +7,8 @@ import uuid
 import msgspec
 import pytest
 from edgepress_host import rollout as rollouts
-from edgepress_host.fleet import WANT_BYTES, Changes, DeviceRecord, Fleet, TrialRecord
+from edgepress_host.fleet import WANT_BYTES, Fleet
+from edgepress_host.records import Changes, DeviceRecord, TrialRecord
 from edgepress_host.rollout import Rollout, advance
 from edgepress_protocol.errors import Rejected
 from edgepress_protocol.manifest import digest
