@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ from edgepress_host import keys
 from edgepress_host.server.views import Running
 
 STOP_S = 10.0
+_PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
@@ -38,6 +41,7 @@ def transient_controller(data_dir: Path, say: Callable[[str], None], *, broker: 
             stdout=subprocess.PIPE,
             stderr=written,
             start_new_session=True,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
         )
     try:
         assert child.stdout is not None
@@ -55,6 +59,11 @@ def transient_controller(data_dir: Path, say: Callable[[str], None], *, broker: 
             child.wait()
         if child.stdout is not None:
             child.stdout.close()
+
+
+def _end_with_parent() -> None:
+    """Ask the kernel to stop this process in order when the command is killed (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _last_line(log: Path) -> str:

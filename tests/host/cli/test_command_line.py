@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -117,6 +118,23 @@ def test_where_no_controller_runs_one_does_for_the_command(shell: Any) -> None:
     assert "started one for this command" in done.stderr
     assert not (shell.data_dir / "controller.json").exists()
     assert oct((shell.data_dir / "keys" / "edgepress.key").stat().st_mode)[-3:] == "600"
+
+
+def test_the_controller_of_a_command_that_is_killed_goes_with_it(shell: Any) -> None:
+    script = (
+        "import sys; from pathlib import Path; from edgepress_host.transient import transient_controller\n"
+        "with transient_controller(Path(sys.argv[1]), print) as running:\n"
+        "    print('pid', running.pid, flush=True); sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", script, str(shell.data_dir)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid = next(int(line.split()[1]) for line in process.stdout if line.startswith("pid "))
+        watched = os.pidfd_open(pid)
+        process.kill()
+        ended, _, _ = select.select([watched], [], [], 15)
+        os.close(watched)
+    assert ended
 
 
 def test_a_controller_file_left_by_a_crash_is_passed_over(shell: Any) -> None:
