@@ -1,4 +1,7 @@
-"""What Python 3.10 lacks, under one name for every Python that runs the agent."""
+"""What Python 3.10 lacks, under one name for every Python that runs the agent.
+
+`timeout` raises the built-in TimeoutError, which on 3.10 is not the one that `asyncio.wait_for` raises.
+"""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ class Activation:
             try:
                 async with timeout(CHECK_TIMEOUT_S):
                     await self._server.swap(opened.manifest, opened.model)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 raise Unavailable(f"the model did not start to serve within {CHECK_TIMEOUT_S:g} s") from None
 
     async def _serve_again(self, active: Active) -> None:

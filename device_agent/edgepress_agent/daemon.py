@@ -95,7 +95,7 @@ async def _telemetry(settings: Settings, converger: Converger, server: Server | 
         reading = await asyncio.to_thread(telemetry.read, settings.root, stats, state_dir=settings.state_dir)
         converger.say_telemetry(reading)
         converger.config_changed.clear()
-        with contextlib.suppress(asyncio.TimeoutError):
+        with contextlib.suppress(TimeoutError):
             async with timeout(converger.config.telemetry_s):
                 await converger.config_changed.wait()
 

@@ -119,7 +119,7 @@ class Link:
             began = time.monotonic()
             try:
                 await self._one_session(CONNECT_S if deadline is None else min(CONNECT_S, max(deadline - began, 0.01)))
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 reason = reason or f"broker {self._settings.broker}: no answer"
             except (aiomqtt.MqttError, OSError, ValueError) as error:
                 reason = f"broker {self._settings.broker}: {_say(error)}"

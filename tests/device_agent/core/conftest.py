@@ -30,6 +30,7 @@ from edgepress_protocol.messages import (
     Report,
     Signed,
     State,
+    Telemetry,
     Trial,
     Want,
     decode_to_host,
@@ -157,6 +158,7 @@ class Host:
         self.needs: list[Need] = []
         self.reports: list[Report] = []
         self.progress: list[Progress] = []
+        self.telemetry: list[Telemetry] = []
         self.generation = 0
         self.last_want: bytes | None = None
         self._heard = asyncio.Condition()
@@ -197,6 +199,7 @@ class Host:
                 Need: self.needs,
                 Report: self.reports,
                 Progress: self.progress,
+                Telemetry: self.telemetry,
             }
             if type(said) in heard:
                 heard[type(said)].append(said)

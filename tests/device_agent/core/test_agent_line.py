@@ -344,17 +344,15 @@ def test_disk_full_is_said_in_one_line_and_is_recovered_from(scene):
     asyncio.run(story())
 
 
-def test_no_bytes_of_a_model_reach_the_agents_own_memory_of_the_world(scene):
-    """What the agent keeps across restarts is small, readable, and only its own."""
-
+def test_telemetry_comes_at_the_hosts_interval(scene):
     async def story():
         async with scene.host() as host:
             scene.agent.start()
-            await host.want(generation=3)
-            await host.until(lambda: host.states and host.states[-1].generation == 3)
-        facts = json.loads((scene.agent.state_dir / "agent.json").read_text())
-        assert facts["generation"] == 3
-        assert facts["device"] == "pi"
+            await host.want(config=Config(telemetry_s=0.2))
+            await host.until(lambda: len(host.telemetry) >= 4)
+            assert host.telemetry[-1].uptime_s > 0
+            assert host.telemetry[-1].power_mw is None
+            assert scene.agent.stop() == 0
 
     asyncio.run(story())
 
