@@ -6,6 +6,7 @@ The Host header is checked against DNS rebinding: a page of elsewhere that a bro
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import msgspec
 from edgepress_protocol.errors import UsageError
 from starlette.datastructures import Headers
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgepress_host import durable
 from edgepress_host.server.views import ErrorView
@@ -43,7 +44,24 @@ class Guard:
                     scope, receive, send
                 )
                 return
-        await self._app(scope, receive, send)
+        await _finish(self._app, scope, receive, send)
+
+
+async def _finish(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Let a request that is cut off, because the controller stops, end with one line."""
+    begun = False
+
+    async def noting(message: Message) -> None:
+        nonlocal begun
+        begun = True
+        await send(message)
+
+    try:
+        await app(scope, receive, noting)
+    except asyncio.CancelledError:
+        if begun:
+            raise
+        await refusal(503, "the controller is stopping")(scope, receive, send)
 
 
 def refusal(status: int, line: str) -> Response:

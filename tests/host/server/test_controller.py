@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -25,6 +26,7 @@ from edgepress_protocol.messages import (
     Presence,
     Report,
     decode_signed,
+    decode_to_device,
     encode,
 )
 from edgepress_protocol.transfer import decode_frame
@@ -317,6 +319,35 @@ def test_whoever_waits_for_changes_hears_of_one_at_once(controller):
     changes = controller.get("/v1/changes", after=seq, timeout_s=20)
     assert time.monotonic() - started < 10
     assert [change["kind"] for change in changes["changes"]] == ["manifest"]
+
+
+def test_another_broker_may_be_used_and_hears_a_goodbye(controller, controllers, devices):
+    port = controller.broker_port
+    other = controllers("--broker", f"mqtt://127.0.0.1:{port}", "--fleet", "other")
+    assert f"broker mqtt://127.0.0.1:{port}" in other.start()
+    session = other.get("/v1/health")["session"]
+    assert other.stop() == 0
+    assert not (other.data_dir / "controller.json").exists()
+    with listening(port, "edgepress/v1/other/host/state") as heard:
+        controller.until(lambda: heard)
+    assert heard[0].retain
+    assert decode_to_device(heard[0].payload) == HostState(session, online=False)
+
+
+def test_whoever_waits_for_changes_is_answered_when_the_controller_stops(own):
+    seq = own.get("/v1/changes", after=0, timeout_s=0)["seq"]
+    url = own.http.base_url
+    with socket.create_connection((url.host, url.port), timeout=10) as waiting:
+        request = f"GET /v1/changes?after={seq}&timeout_s=60 HTTP/1.1\r\nHost: {url.host}\r\n\r\n"
+        waiting.sendall(request.encode())
+        own.get("/v1/health")  # came later, so that the first request is being waited for
+        started = time.monotonic()
+        assert own.stop() == 0
+        assert time.monotonic() - started < 8
+        answer = waiting.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(b'"changes":[]}')
+    assert "Traceback" not in own.errors.read_text()
 
 
 @pytest.mark.parametrize(
