@@ -66,6 +66,11 @@ class Activation:
         return self._now.status()
 
     @property
+    def healthy(self) -> bool:
+        """Whether what the host wants is active."""
+        return self._now.phase == "active"
+
+    @property
     def busy(self) -> bool:
         """Whether a check or a start is under way."""
         return self._now.phase in {"checking", "returning", "starting"}

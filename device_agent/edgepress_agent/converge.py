@@ -181,6 +181,8 @@ class Converger:
         while (stuck := self._supply.aim(self._blobs())) and not self._moves() and self._give_up(stuck):
             pass
         self._supply.watch(connected=bool(self._session))
+        if self._activation.healthy:
+            self._note("slots", "")
         self._say_state()
 
     def _blobs(self) -> tuple[Blob, ...]:

@@ -120,6 +120,34 @@ def test_a_model_that_fails_its_golden_vectors_never_becomes_active(scene):
     asyncio.run(story())
 
 
+def test_a_damaged_active_model_falls_back_says_so_and_heals(scene):
+    pytest.importorskip("onnxruntime")
+
+    async def story():
+        first, second = scene.model(seed=1, padding_bytes=500), scene.model(seed=2, padding_bytes=500)
+        async with scene.host() as host:
+            scene.agent.start()
+            manifests = host.offer(first, second)
+            for number, model in enumerate((first, second), 1):
+                await host.want(deployment=scene.deployment(model, number), manifests=manifests)
+                await host.until(lambda m=model: host.states and (a := host.states[-1].active) and a.manifest == m.id)
+            scene.agent.kill()
+            path = scene.agent.state_dir / "slots" / second.id / "model"
+            with path.open("r+b") as stream:
+                stream.write(b"rotten")
+            heard = len(host.states)
+            scene.agent.start()
+            await host.until(lambda: len(host.states) > heard)
+            assert host.states[heard].active.manifest == first.id
+            assert "the slot of tiny-2 is given up" in host.states[heard].refused
+            # Its blob was the same file: it is found to be damaged too, and only that one is fetched again.
+            await host.until(lambda: host.states[-1].active.manifest == second.id and not host.states[-1].refused)
+            wire = second.manifest.model.wire.sha256
+            assert {w for (w, _), count in host.sent.items() if count > 1} == {wire}
+
+    asyncio.run(story())
+
+
 def test_killed_in_mid_transfer_it_resumes_and_never_fetches_again_what_it_had(scene):
     async def story():
         model = scene.model(400_000)
