@@ -163,6 +163,15 @@ def test_a_foreign_onnx_file_enters_at_the_graph_stage(made, press, tmp_path):
     assert foreign.file_bytes < made["original.onnx"].file_bytes / 2
 
 
+def test_a_model_that_cannot_be_written_down_is_pressed_all_the_same_and_says_so(press, tmp_path):
+    step = '{ technique = "prune", kind = "magnitude", ratio = 0.5, epochs = 1, samples = 64 }'
+    text = HEAD.replace(":build", ":tied").replace("0.1", "1.0") + one(step) + one(step, INT8, name="w")
+    made = press(text, tmp_path / "out")
+    assert (made["v.onnx"].kept_steps, made["w.onnx"].kept_steps) == (1, 2)
+    assert made["v.onnx"].steps[0].notes == ("this model cannot be kept between runs; the step will be done again",)
+    assert len([line for line in made.doing if "epoch" in line]) == 1
+
+
 def test_a_model_that_does_not_export_is_one_clear_line_per_variant(press, tmp_path):
     made = press(HEAD.replace(":build", ":unexportable") + one(INT8), tmp_path / "out")
     assert not made.variants.worked

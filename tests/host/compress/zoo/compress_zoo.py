@@ -90,6 +90,24 @@ def student():
     return Net(width=8)
 
 
+class Tied(Net):
+    """Two layers share one weight, which no list of sizes can say."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(24, 24), nn.Linear(24, 24)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        x = self.block(torch.relu(self.stem(x)))
+        x = torch.relu(self.hidden(x.flatten(1)))
+        return self.head(torch.relu(self.second(torch.relu(self.first(x)))))
+
+
+def tied():
+    return Tied()
+
+
 class Unexportable(Net):
     def forward(self, x):
         if float(x.sum()) > 0:
