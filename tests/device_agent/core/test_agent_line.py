@@ -130,7 +130,12 @@ def test_a_damaged_active_model_falls_back_says_so_and_heals(scene):
             manifests = host.offer(first, second)
             for number, model in enumerate((first, second), 1):
                 await host.want(deployment=scene.deployment(model, number), manifests=manifests)
-                await host.until(lambda m=model: host.states and (a := host.states[-1].active) and a.manifest == m.id)
+                wanted = scene.deployment(model, number).id
+                await host.until(
+                    lambda w=wanted: (
+                        host.states and (s := host.states[-1].deployment) and (s.deployment, s.phase) == (w, "active")
+                    )
+                )
             scene.agent.kill()
             path = scene.agent.state_dir / "slots" / second.id / "model"
             with path.open("r+b") as stream:
