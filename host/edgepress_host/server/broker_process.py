@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
 import signal
 import sys
 
 from iotcore import IotCoreBroker
 
-_PR_SET_PDEATHSIG = 1
+from edgepress_host.leash import leash
 
 
 def main() -> None:
     """Run the broker until the parent, whose id is the second argument, is gone."""
     config, parent = sys.argv[1], int(sys.argv[2])
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it went before the kernel was told
+    if not leash(parent, signal.SIGKILL):
         return
     # rumqttd writes a record at level ERROR for every packet.
     logging.getLogger("rumqttd").setLevel(logging.CRITICAL)

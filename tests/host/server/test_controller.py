@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -348,6 +351,36 @@ def test_whoever_waits_for_changes_is_answered_when_the_controller_stops(own):
     assert answer.startswith(b"HTTP/1.1 200")
     assert answer.endswith(b'"changes":[]}')
     assert "Traceback" not in own.errors.read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system, which takes root")
+def test_a_full_disk_is_one_line_and_nothing_is_lost(controllers, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", small], check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        controller = controllers(data_dir=small / "data")
+        controller.start()
+        manifest = controller.manifest(b"kept")
+        data = os.urandom(6 << 20)
+        path = f"/v1/blobs/{hashlib.sha256(data).hexdigest()}"
+        assert "disk full" in controller.call("PUT", path, expect=503, content=data)["error"]
+        filler = small / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(b"\0" * 4096):
+                pass
+        # Now nothing at all can be written.
+        answer = controller.http.put(f"/v1/blobs/{hashlib.sha256(b'x').hexdigest()}", content=b"x")
+        assert answer.status_code == 503
+        assert "\n" not in answer.json()["error"]
+        filler.unlink()
+        assert [one["manifest"] for one in controller.get("/v1/manifests")["manifests"]] == [manifest]
+        controller.manifest(b"kept too")
+        controller.stop()
+        assert "Traceback" not in controller.errors.read_text()
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
 
 
 @pytest.mark.parametrize(
