@@ -20,6 +20,9 @@ ENDED = frozenset({"done", "failed", "cancelled"})
 JOIN_S = 10.0
 """How long a controller that has just started is given for its devices to come back to it."""
 
+AWAY_S = 15.0
+"""How long a device may be away before it counts as offline: a broker that restarts takes all of them along."""
+
 
 def wait_for_devices(client: Client, wanted: Iterable[str]) -> None:
     """Give devices the time to connect to a controller that has only just started."""
@@ -43,6 +46,7 @@ def watch(
     order = {trial.id: trial for trial in queued}
     measured: dict[str, MeasurementView] = {}
     told: dict[str, str] = {}
+    seen_s = dict.fromkeys((trial.device for trial in queued), -AWAY_S)
     screen = console(stderr=True)
     with ExitStack() as stack:
         live = None
@@ -61,10 +65,11 @@ def watch(
                 live.update(_screenful(list(order.values()), measured, screen.height), refresh=True)
             else:
                 _tell(order.values(), measured, told)
-            online = {view.id for view in client.devices() if view.online}
-            return all(trial.state in ENDED or trial.device not in online for trial in order.values())
+            now_s = time.monotonic()
+            seen_s.update({view.id: now_s for view in client.devices() if view.online})
+            return all(trial.state in ENDED or now_s - seen_s[trial.device] >= AWAY_S for trial in order.values())
 
-        client.follow(look)
+        client.follow(look, tick_s=AWAY_S / 3)
         if live is not None and keep:
             live.update(trial_table(order.values(), measured))
     return list(order.values()), measured

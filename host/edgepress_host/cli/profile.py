@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,8 +121,8 @@ def command(
         answers = [_queue(client, batch, devices, options) for batch in batches]
         skipped = [one for answer in answers for one in answer.skipped]
         trials = [trial for answer in answers for trial in answer.trials]
-        for one in skipped:
-            say(f"skipped on {one.device}: {one.reason}")
+        for (device, reason), count in Counter((one.device, one.reason) for one in skipped).items():
+            say(f"skipped on {device}: {count} {'variant' if count == 1 else 'variants'}: {reason}")
         measured: dict[str, MeasurementView] = {}
         if wait and trials:
             wait_for_devices(client, {trial.device for trial in trials})

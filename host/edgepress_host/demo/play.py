@@ -19,8 +19,9 @@ from edgepress_protocol.errors import Unavailable, UsageError
 from rich.console import Console
 
 from edgepress_host import keys
+from edgepress_host.cli._watch import ENDED
 from edgepress_host.client import Client, find
-from edgepress_host.demo.crew import Crew, stopped_by_signals
+from edgepress_host.crew import Crew, stopped_by_signals
 from edgepress_host.demo.summary import summarise
 
 RECIPE = "edgepress_models/recipes/demo.toml"
@@ -100,10 +101,10 @@ def serve(stage: Stage, crew: Crew) -> Client:
     keys.init(stage.data_dir / "keys")
     command = [sys.executable, "-m", "edgepress_host.cli", "--data-dir", str(stage.data_dir), "serve"]
     stage.console.print(f"$ edgepress --data-dir {stage.data_dir} serve &", style="dim", highlight=False)
-    stage.console.print(crew.first_line("serve", crew.start("serve", command)), highlight=False)
+    stage.console.print(crew.first_line("controller", crew.start("controller", command)), highlight=False)
     running = find(stage.data_dir)
     if running is None:
-        raise Unavailable(f"the controller ended; see {stage.data_dir / 'serve.log'}")
+        raise Unavailable(f"the controller ended; see {stage.data_dir / 'controller.log'}")
     return Client(running)
 
 
@@ -134,7 +135,11 @@ def profile(stage: Stage) -> None:
     """Act four: push, and measure on the boards."""
     _say(stage, "4. Profile", f"windows of {WINDOW_S:g} s (the default is 10 s), accuracy on the pushed evaluation set")
     options = ["profile", str(stage.out), "--window-s", f"{WINDOW_S:g}", "--json"]
-    (stage.out / "measurements.json").write_bytes(_edgepress(stage, *options, capture=True))
+    printed = _edgepress(stage, *options, capture=True)
+    (stage.out / "measurements.json").write_bytes(printed)
+    left = [one["device"] for one in msgspec.json.decode(printed)["trials"] if one["state"] not in ENDED]
+    if left:
+        raise Unavailable(f"{', '.join(sorted(set(left)))} went away in mid-run; see the logs in {stage.data_dir}")
 
 
 def choose(stage: Stage) -> None:

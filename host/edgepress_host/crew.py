@@ -1,11 +1,11 @@
-"""Processes of a demo: all of them end with it, whatever happens."""
+"""Daemons that live as long as one command: all of them end with it, whatever happens."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +13,6 @@ from types import TracebackType
 
 from edgepress_protocol.errors import Unavailable
 
-_PR_SET_PDEATHSIG = 1
 STOP_S = 10.0
 
 
@@ -22,7 +21,7 @@ class Crew:
 
     def __init__(self, log_dir: Path) -> None:
         self._log_dir = log_dir
-        self._started: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self._started: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Crew:
         """Nothing runs yet."""
@@ -32,9 +31,9 @@ class Crew:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End everything that runs."""
-        for _, process in reversed(self._started):
+        for process in reversed(self._started):
             process.terminate()
-        for _, process in reversed(self._started):
+        for process in reversed(self._started):
             try:
                 process.wait(STOP_S)
             except subprocess.TimeoutExpired:
@@ -45,20 +44,17 @@ class Crew:
 
     def start(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
         """Start a daemon; what it writes to standard error goes to `<name>.log`."""
+        leashed = [sys.executable, "-m", "edgepress_host.leash", str(os.getpid()), *command]
         with (self._log_dir / f"{name}.log").open("wb") as log:
+            # A session of its own: Ctrl-C is for the command, which then ends its crew in order.
             process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads run yet in the demo's process
+                leashed, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
             )
-        self._started.append((name, process))
+        self._started.append(process)
         return process
 
     def first_line(self, name: str, process: subprocess.Popen[bytes]) -> str:
-        """Wait for a daemon's first line on standard output.
+        """Wait for a daemon's first line on standard output, which says that it is ready.
 
         Raises:
             Unavailable: it ended without one; the line is the last of its log.
@@ -68,11 +64,8 @@ class Crew:
         if line:
             return line
         log = (self._log_dir / f"{name}.log").read_text(encoding="utf-8", errors="replace").strip()
-        raise Unavailable(f"{name} did not start: {log.splitlines()[-1] if log else 'it said nothing'}")
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        said = log.splitlines()[-1].removeprefix("error: ") if log else f"it said nothing; see {name}.log"
+        raise Unavailable(f"the {name} did not start: {said}")
 
 
 @contextmanager
