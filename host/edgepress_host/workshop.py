@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+from edgepress_protocol import codec
 from edgepress_protocol.errors import EdgepressError, Unavailable, UsageError
 from torch import nn
 
@@ -195,7 +196,7 @@ class Workshop:
         return self.recipe.metric + ("" if self.recipe.metric in evaluate.BUILT_IN else _code(self.score.__module__))
 
     def _wire_bytes(self, content: bytes) -> int:
-        key = key_of("wire", _sha256(content), surroundings())
+        key = key_of("wire", _sha256(content), _code(codec.__name__))
         entry = self.store.fetch(key) or self.store.keep(key, {"wire_bytes": wire_bytes(content)}, {})
         return int(entry.facts["wire_bytes"])
 
