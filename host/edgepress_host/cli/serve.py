@@ -22,6 +22,12 @@ from edgepress_host.cli._shared import Settings, pass_settings
     "--bind", metavar="ADDR[:PORT]", help="Open the embedded broker to a network; devices then need the password."
 )
 @click.option("--broker", metavar="URL", help="Use this broker instead: mqtt://user:password@host:port, or mqtts://…")
+@click.option(
+    "--broker-port",
+    type=click.IntRange(1, 65_535),
+    show_default="that of the last time",
+    help="Port of the embedded broker on 127.0.0.1.",
+)
 @click.option("--fleet", default="default", show_default=True, help="Name of the fleet.")
 @click.option(
     "--keys",
@@ -41,6 +47,7 @@ def command(
     port: int,
     bind: str | None,
     broker: str | None,
+    broker_port: int | None,
     fleet: str,
     keys_dir: Path | None,
     bandwidth: float | None,
@@ -57,6 +64,8 @@ def command(
 
     if bind and broker:
         raise UsageError("--bind opens the embedded broker, --broker uses another one: give one of them")
+    if broker_port and (bind or broker):
+        raise UsageError("--broker-port is for the embedded broker on loopback: write the port into --bind or --broker")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     run(
         server.Settings(
@@ -66,6 +75,7 @@ def command(
             port=port,
             bind=bind,
             broker_url=broker,
+            broker_port=broker_port,
             bytes_per_s=bandwidth,
         ),
         ready=click.echo,

@@ -102,25 +102,28 @@ def parse_url(url: str) -> Endpoint:
     )
 
 
-def embedded_endpoint(bind: str | None, data_dir: Path) -> Endpoint:
-    """Where the embedded broker is to listen: loopback and a free port, or `ADDR[:PORT]` with a password.
+def embedded_endpoint(bind: str | None, data_dir: Path, port: int | None = None) -> Endpoint:
+    """Where the embedded broker is to listen: loopback, or `ADDR[:PORT]` with a password.
+
+    On loopback the port is `port`, else that of the last time, else a free one.
 
     Raises:
         UsageError: the address is not one of this machine, or its port is taken.
     """
     if bind is None:
-        return Endpoint("127.0.0.1", _usual_port(data_dir / "broker-port"))
+        usual = data_dir / "broker-port"
+        return Endpoint("127.0.0.1", _usual_port(usual) if port is None else _free_port("127.0.0.1", port))
     address, _, port_text = bind.rpartition(":") if bind.count(":") == 1 or bind.startswith("[") else (bind, "", "")
     if bind.startswith("[") and bind.endswith("]"):
         address, port_text = bind, ""
     if port_text and not (port_text.isdecimal() and int(port_text) < 65_536):
         raise UsageError(f"--bind {bind}: expected ADDRESS or ADDRESS:PORT")
     host = address.strip("[]")
-    port = _free_port(host, int(port_text) if port_text else 1883)
+    free = _free_port(host, int(port_text) if port_text else 1883)
     file = data_dir / "broker-password"
     with contextlib.suppress(FileExistsError):
         durable.write_new(file, secrets.token_urlsafe(24).encode(), mode=0o600)
-    return Endpoint(host, port, USERNAME, file.read_text().strip(), password_file=file)
+    return Endpoint(host, free, USERNAME, file.read_text().strip(), password_file=file)
 
 
 def _usual_port(file: Path) -> int:
@@ -142,7 +145,7 @@ def _free_port(host: str, port: int) -> int:
             return int(probe.getsockname()[1])
     except OSError as error:
         raise UsageError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --bind"
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --bind or --broker-port"
         ) from error
 
 

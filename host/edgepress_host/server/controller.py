@@ -53,7 +53,7 @@ async def _run(settings: Settings, key: PrivateKey, database: Database, ready: C
         if settings.broker_url:
             endpoint = broker.parse_url(settings.broker_url)
         else:
-            endpoint = broker.embedded_endpoint(settings.bind, settings.data_dir)
+            endpoint = broker.embedded_endpoint(settings.bind, settings.data_dir, settings.broker_port)
             await stack.enter_async_context(broker.embedded(endpoint))
         from edgepress_host.server.api import create_app, serve  # takes a second: what cannot be is said before
 

@@ -10,7 +10,8 @@ import msgspec
 class Settings(msgspec.Struct, frozen=True):
     """What `edgepress serve` was told.
 
-    `bind` opens the embedded broker to a network, `broker_url` uses another one; port 0 is a free one.
+    `bind` opens the embedded broker to a network, `broker_url` uses another one, `broker_port` is the embedded one's on
+    loopback; port 0 is a free one.
     """
 
     data_dir: Path
@@ -19,6 +20,7 @@ class Settings(msgspec.Struct, frozen=True):
     port: int = 0
     bind: str | None = None
     broker_url: str | None = None
+    broker_port: int | None = None
     bytes_per_s: float | None = None
     keepalive_s: int = 15
     max_pause_s: float = 30.0
