@@ -21,7 +21,7 @@ class Crew:
 
     def __init__(self, log_dir: Path) -> None:
         self._log_dir = log_dir
-        self._started: list[subprocess.Popen[bytes]] = []
+        self._started: list[tuple[str, subprocess.Popen[bytes]]] = []
 
     def __enter__(self) -> Crew:
         """Nothing runs yet."""
@@ -31,9 +31,9 @@ class Crew:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End everything that runs."""
-        for process in reversed(self._started):
+        for _, process in reversed(self._started):
             process.terminate()
-        for process in reversed(self._started):
+        for _, process in reversed(self._started):
             try:
                 process.wait(STOP_S)
             except subprocess.TimeoutExpired:
@@ -50,7 +50,7 @@ class Crew:
             process = subprocess.Popen(
                 leashed, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
             )
-        self._started.append(process)
+        self._started.append((name, process))
         return process
 
     def first_line(self, name: str, process: subprocess.Popen[bytes]) -> str:
@@ -63,9 +63,21 @@ class Crew:
         line = process.stdout.readline().decode(errors="replace").strip()
         if line:
             return line
+        raise Unavailable(f"the {name} did not start: {self._last_words(name)}")
+
+    def check(self) -> None:
+        """Look after the daemons.
+
+        Raises:
+            Unavailable: one has ended; the line is the last of its log.
+        """
+        for name, process in self._started:
+            if process.poll() is not None:
+                raise Unavailable(f"{name} ended: {self._last_words(name)}")
+
+    def _last_words(self, name: str) -> str:
         log = (self._log_dir / f"{name}.log").read_text(encoding="utf-8", errors="replace").strip()
-        said = log.splitlines()[-1].removeprefix("error: ") if log else f"it said nothing; see {name}.log"
-        raise Unavailable(f"the {name} did not start: {said}")
+        return log.splitlines()[-1].removeprefix("error: ") if log else f"it said nothing; see {name}.log"
 
 
 @contextmanager

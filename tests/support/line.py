@@ -14,8 +14,10 @@ from typing import Any
 from unittest import mock
 
 import msgspec
+import psutil
 import pytest
 from edgepress_host.cli import main
+from edgepress_protocol.version import SPOKEN
 
 
 class Shell:
@@ -57,13 +59,13 @@ class Shell:
 class Line(Shell):
     """A controller and agents around one data directory."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *serve: object, speaks: tuple[int, int] = SPOKEN) -> None:
         super().__init__(data_dir)
         self.agents: dict[str, subprocess.Popen[bytes]] = {}
         self.run("keys", "init")
-        self.controller = subprocess.Popen(
-            self.command("serve"), env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        command = [sys.executable, "-c", _speaking(speaks, "edgepress_host.cli"), "serve", *map(str, serve)]
+        with (data_dir.parent / "controller.log").open("ab") as log:
+            self.controller = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, stderr=log)
         assert self.controller.stdout is not None
         assert self.controller.stdout.readline()
         self.broker = self._broker()
@@ -75,22 +77,42 @@ class Line(Shell):
         broker: str = httpx.get(f"{running['url']}/v1/health", trust_env=False).json()["broker"]
         return broker
 
-    def start_agent(self, name: str) -> None:
+    def start_agent(
+        self,
+        name: str,
+        *more: object,
+        python: Path = Path(sys.executable),
+        trust: Path | None = None,
+        speaks: tuple[int, int] = SPOKEN,
+    ) -> None:
         given = {
             "broker": self.broker,
             "state-dir": self.data_dir.parent / name,
-            "trust": self.data_dir / "keys" / "edgepress.pub",
+            "trust": trust or self.data_dir / "keys" / "edgepress.pub",
             "measure-lock": self.data_dir.parent / "measure.lock",
             "reconnect-max": 2,
         }
         options = [word for option, value in given.items() for word in (f"--{option}", str(value))]
+        command = [python, "-c", _speaking(speaks, "edgepress_agent.cli"), "run", "--id", name, *options]
         with (self.data_dir.parent / f"{name}.log").open("ab") as log:
             self.agents[name] = subprocess.Popen(
-                [sys.executable, "-m", "edgepress_agent", "run", "--id", name, *options],
-                env=self.environment,
-                stdout=log,
-                stderr=log,
+                [*map(str, command), *map(str, more)], env=self.environment, stdout=log, stderr=log
             )
+
+    def kill_agent(self, name: str) -> None:
+        """SIGKILL: no goodbye, nothing flushed."""
+        process = self.agents.pop(name)
+        process.kill()
+        process.wait(10)
+
+    def kill_broker(self) -> None:
+        """SIGKILL the embedded broker; it forgets everything, and the controller starts another."""
+        (broker,) = [
+            child
+            for child in psutil.Process(self.controller.pid).children()
+            if "edgepress_host.server.broker_process" in child.cmdline()
+        ]
+        broker.kill()
 
     def stop_agent(self, name: str) -> None:
         process = self.agents.pop(name)
@@ -115,3 +137,8 @@ class Line(Shell):
         self.controller.wait(15)
         assert self.controller.stdout is not None
         self.controller.stdout.close()
+
+
+def _speaking(versions: tuple[int, int], module: str) -> str:
+    """A program that is `module`, of an edition that speaks these protocol versions."""
+    return f"import edgepress_protocol.version as v; v.SPOKEN = {versions}; from {module} import main; main()"

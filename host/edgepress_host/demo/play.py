@@ -28,6 +28,8 @@ RECIPE = "edgepress_models/recipes/demo.toml"
 DATA_HINT = "python -m edgepress_models.fashion_mnist fetch"
 WINDOW_S = 1.0
 JOIN_S = 60.0
+LOOK_S = 2.0
+"""How often, at least, the agents' processes are looked at while they connect."""
 
 
 class Agent(msgspec.Struct, frozen=True):
@@ -115,7 +117,9 @@ def board(stage: Stage, crew: Crew, client: Client, agents: list[Agent]) -> None
     for agent in agents:
         options = ["--broker", health.broker, "--id", agent.id, "--trust", health.public_key_file]
         places = ["--state-dir", str(stage.scratch / agent.id), "--measure-lock", str(stage.scratch / "measure.lock")]
-        command = [str(agent.python), "-m", "edgepress_agent", "run", *options, *places, "--runtime", agent.runtime]
+        # A port, and not the usual socket in the state folder: a temporary folder's path can be too long for one.
+        offers = ["--runtime", agent.runtime, "--serve", "127.0.0.1:0"]
+        command = [str(agent.python), "-m", "edgepress_agent", "run", *options, *places, *offers]
         stage.console.print(
             f"$ edgepress-agent run --id {agent.id} --runtime {agent.runtime} … &", style="dim", highlight=False
         )
@@ -124,10 +128,11 @@ def board(stage: Stage, crew: Crew, client: Client, agents: list[Agent]) -> None
     deadline = time.monotonic() + JOIN_S
     seq = client.changes(0, 0.0).seq
     while missing := wanted - {view.id for view in client.devices() if view.online}:
+        crew.check()
         left = deadline - time.monotonic()
         if left <= 0:
             raise Unavailable(f"{', '.join(sorted(missing))} did not connect; see the logs in {stage.data_dir}")
-        seq = client.changes(seq, left).seq
+        seq = client.changes(seq, min(left, LOOK_S)).seq
     _edgepress(stage, "devices")
 
 

@@ -7,42 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from edgepress_host import ready, variants
 from edgepress_host.budget import Budget
 from line import Line, Shell
-from onnx import TensorProto, helper, numpy_helper
+from nets import INPUTS, classifier
 from safetensors.numpy import load_file, save_file
 
 QUICK = ("--windows", "1", "--window-s", "0.05")
-INPUTS, CLASSES = 16, 4
 
 
 @pytest.fixture(scope="session")
 def model() -> Callable[[Path, int], Path]:
     """Writes a small classifier with so many hidden units."""
 
-    def write(path: Path, hidden: int) -> Path:
-        generator = np.random.default_rng(7)
-        first = generator.standard_normal((INPUTS, hidden)).astype(np.float32)
-        second = generator.standard_normal((hidden, CLASSES)).astype(np.float32)
-        graph = helper.make_graph(
-            [
-                helper.make_node("MatMul", ["x", "first"], ["a"]),
-                helper.make_node("Relu", ["a"], ["b"]),
-                helper.make_node("MatMul", ["b", "second"], ["y"]),
-            ],
-            "small",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", INPUTS])],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", CLASSES])],
-            [numpy_helper.from_array(first, "first"), numpy_helper.from_array(second, "second")],
-        )
-        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-        onnx.save(made, path)
-        return path
-
-    return write
+    return classifier
 
 
 @pytest.fixture(scope="session")
