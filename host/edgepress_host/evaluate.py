@@ -77,7 +77,8 @@ def predict(format_: str, content: bytes, x: np.ndarray) -> Iterator[list[np.nda
 
 def open_runner(format_: str, content: bytes, *, plain_kernels: bool = False) -> Runner:
     """Load a file with one thread; `plain_kernels` runs it without the runtime's graph or kernel optimisations."""
-    return {"onnx": OnnxRunner, "tflite": TfliteRunner}[format_](content, plain_kernels=plain_kernels)
+    runners: dict[str, Callable[..., Runner]] = {"onnx": OnnxRunner, "tflite": TfliteRunner}
+    return runners[format_](content, plain_kernels=plain_kernels)
 
 
 class OnnxRunner:

@@ -25,7 +25,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Base of the tables of a recipe."""
 
 
-class ModelTable(Record):
+class ModelTable(Record, frozen=True):
     """`[model]`: `source` is `module:attr` (a torch module, or a callable that returns one) or a file.onnx."""
 
     source: str
@@ -36,7 +36,7 @@ class ModelTable(Record):
         return Path(self.source).name if is_onnx_file(self.source) else self.source
 
 
-class DataTable(Record):
+class DataTable(Record, frozen=True):
     """`[data]`: `source` is `module:attr` of `load(split) -> (x, y)`; the limits take the first samples of a split."""
 
     source: str
@@ -44,13 +44,13 @@ class DataTable(Record):
     test_samples: int | None = None
 
 
-class Guard(Record):
+class Guard(Record, frozen=True):
     """`[guard]`: a step that loses more accuracy than `max_drop` against the original is not kept."""
 
     max_drop: float = 0.05
 
 
-class Variant(Record):
+class Variant(Record, frozen=True):
     """One named way to press the model: ordered steps, exported in each of the formats."""
 
     name: str
@@ -58,7 +58,7 @@ class Variant(Record):
     steps: tuple[Technique, ...]
 
 
-class Recipe(Record):
+class Recipe(Record, frozen=True):
     """All that a compress run is told."""
 
     model: ModelTable
@@ -81,13 +81,13 @@ class Recipe(Record):
         return tuple(sorted({name for variant in self.variants for name in variant.formats}))
 
 
-class _VariantTable(Record):
+class _VariantTable(Record, frozen=True):
     name: str
     formats: tuple[str, ...] = ("onnx",)
     steps: tuple[dict[str, Any], ...] = ()
 
 
-class _RecipeFile(Record):
+class _RecipeFile(Record, frozen=True):
     model: ModelTable
     data: DataTable
     variant: tuple[_VariantTable, ...] = ()

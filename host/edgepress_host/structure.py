@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 Plain = bool | int | float | str | tuple[int, ...] | None
-_KINDS: dict[str, type[nn.Linear] | type[nn.Conv2d]] = {"Linear": nn.Linear, "Conv2d": nn.Conv2d}
+_KINDS: dict[str, Callable[..., nn.Module]] = {"Linear": nn.Linear, "Conv2d": nn.Conv2d}
 
 
 class Layer(msgspec.Struct, frozen=True):
@@ -102,7 +103,7 @@ def _insert_factors(model: nn.Module, described: list[Layer]) -> None:
 def _new(kind: str, plain: dict[str, Any]) -> nn.Module:
     if kind not in _KINDS:
         raise ValueError(f"cannot build a {kind}")
-    names = set(inspect.signature(_KINDS[kind].__init__).parameters) - {"self", "bias", "device", "dtype"}
+    names = set(inspect.signature(_KINDS[kind]).parameters) - {"self", "bias", "device", "dtype"}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items() if name in names}
     return _KINDS[kind](**given, bias=plain["has_bias"])
 

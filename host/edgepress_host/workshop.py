@@ -124,8 +124,8 @@ class Workshop:
             bench, notes = self._bench()
             started = time.monotonic()
             module = attempt(step.tag, lambda: step.apply_module(_module(before), bench))
-            facts = {"seconds": round(time.monotonic() - started, 3), "notes": notes}
-            found = module, self._remember(key, module, base, facts)
+            made: dict[str, Any] = {"seconds": round(time.monotonic() - started, 3), "notes": notes}
+            found = module, self._remember(key, module, base, made)
         module, facts = found
         pressed = self._exported(format_, module, structure.digest(module), base)
         return Outcome(pressed, float(facts["seconds"]), tuple(facts["notes"]))
