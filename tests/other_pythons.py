@@ -1,7 +1,8 @@
-"""Run the tests of protocol and agent on every other Python >= 3.10 that this machine has.
+"""Run the tests of protocol and agent on every other Python >= 3.10 of this machine, and with tflite-runtime.
 
-Boards carry the Python of their system (3.10 on JetPack 6), so the agent must run on all of them. Each
-interpreter gets a virtual environment of its own (.venv-3.10, …), with the agent and the test tools alone.
+Boards carry the Python of their system (3.10 on JetPack 6), so the agent must run on all of them. Each interpreter
+gets a virtual environment of its own (.venv-3.10, …), with the agent and the test tools alone; `make` has made the one
+with tflite-runtime and numpy 1.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,23 +56,20 @@ def prepared(version: str, program: Path) -> Path:
     return venv / "bin/python"
 
 
-def run(version: str, program: Path) -> tuple[str, int, str]:
-    python = prepared(version, program)
+def run(name: str, python: Path) -> tuple[str, int, str]:
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
     done = subprocess.run(command, check=False, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return version, done.returncode, done.stdout
+    return name, done.returncode, done.stdout
 
 
 def main() -> int:
-    every = interpreters()
-    if not every:
-        print("no other Python >= 3.10 on this machine: nothing more to run")
-        return 0
+    every = {f"Python {version}": partial(prepared, version, program) for version, program in interpreters().items()}
+    every["tflite-runtime, numpy 1"] = lambda: ROOT / ".venv-tflite" / "bin" / "python"
     failed = False
     with ThreadPoolExecutor(2) as pool:
-        for version, code, output in pool.map(lambda pair: run(*pair), every.items()):
+        for name, code, output in pool.map(lambda pair: run(pair[0], pair[1]()), every.items()):
             failed |= code != 0
-            print(f"== Python {version}: {output.strip().splitlines()[-1]}")
+            print(f"== {name}: {output.strip().splitlines()[-1]}", flush=True)
             if code:
                 print(output)
     return int(failed)
