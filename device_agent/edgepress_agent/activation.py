@@ -13,14 +13,14 @@ from edgepress_protocol.messages import Active, Deployment, DeploymentStatus, Si
 
 from edgepress_agent import deployment as life
 from edgepress_agent._compat import timeout
-from edgepress_agent.check import golden
 from edgepress_agent.deployment import Deploying, Event
-from edgepress_agent.disk import Disk
 from edgepress_agent.happenings import Happening, Noted
 from edgepress_agent.log import logger
-from edgepress_agent.needs import unmet
-from edgepress_agent.serve import Server
-from edgepress_agent.slots import Pair
+from edgepress_agent.measure.check import golden
+from edgepress_agent.measure.needs import unmet
+from edgepress_agent.serving.serve import Server
+from edgepress_agent.state.disk import Disk
+from edgepress_agent.state.slots import Pair
 from edgepress_agent.wants import Wanted, blobs_of
 
 CHECK_TIMEOUT_S = 120.0

@@ -154,7 +154,7 @@ def run(**given: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def probe(root: Path, *, as_json: bool) -> None:
     """Print what the agent sees of this board."""
-    from edgepress_agent import probe as board
+    from edgepress_agent.board import probe as board
 
     device = board.inventory(root, device_id="probe", state_dir=Path.cwd())
     click.echo(msgspec.json.format(msgspec.json.encode(device)).decode() if as_json else board.describe(device))

@@ -16,20 +16,20 @@ from edgepress_protocol.messages import Config, Failed, HostState, State, Teleme
 from edgepress_protocol.version import SPOKEN, negotiate
 
 from edgepress_agent.activation import Activation
-from edgepress_agent.bench import Bench, Phase
 from edgepress_agent.clock import clock_synced
 from edgepress_agent.deployment import Event
-from edgepress_agent.disk import Disk
-from edgepress_agent.download import Partial
 from edgepress_agent.happenings import Broke, Ended, Happening, Noted, Stalled, Stored, Verified
-from edgepress_agent.link import Arrived, Connected, Disconnected, Link
 from edgepress_agent.log import Said
-from edgepress_agent.serve import Server
+from edgepress_agent.measure.bench import Bench, Phase
+from edgepress_agent.serving.serve import Server
 from edgepress_agent.settings import Settings
-from edgepress_agent.supply import Supply
+from edgepress_agent.state.disk import Disk
+from edgepress_agent.state.download import Partial
 from edgepress_agent.trials import Trials
-from edgepress_agent.voice import Voice
 from edgepress_agent.wants import open_want
+from edgepress_agent.wire.link import Arrived, Connected, Disconnected, Link
+from edgepress_agent.wire.supply import Supply
+from edgepress_agent.wire.voice import Voice
 
 
 class Converger:

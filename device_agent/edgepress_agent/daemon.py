@@ -17,14 +17,14 @@ from typing import Any
 from edgepress_protocol.errors import Unavailable
 from edgepress_protocol.measurement import Device
 
-from edgepress_agent import probe, telemetry
 from edgepress_agent._compat import TaskGroup, timeout
+from edgepress_agent.board import probe, telemetry
 from edgepress_agent.converge import Converger
-from edgepress_agent.disk import open_disk
-from edgepress_agent.files import Files
 from edgepress_agent.log import logger
-from edgepress_agent.serve import Server
+from edgepress_agent.serving.serve import Server
 from edgepress_agent.settings import Settings, lock_state_dir
+from edgepress_agent.state.disk import open_disk
+from edgepress_agent.state.files import Files
 
 STOP_S = 1.5
 """What the clean stop may take, goodbye included; a supervisor asks for two seconds at most."""

@@ -11,7 +11,7 @@ from typing import Literal
 
 from edgepress_protocol.messages import Deployment, DeploymentStatus
 
-from edgepress_agent.slots import Pair
+from edgepress_agent.state.slots import Pair
 
 Phase = Literal["idle", "fetching", "checking", "returning", "starting", "active", "failed"]
 Action = Literal["fetch", "check", "verify", "switch", "relabel", "serve", "undo", "nothing"]

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from edgepress_protocol.errors import EdgepressError
 
-from edgepress_agent.bench import Outcome
 from edgepress_agent.deployment import Event
-from edgepress_agent.download import Partial
-from edgepress_agent.link import LinkEvent
+from edgepress_agent.measure.bench import Outcome
+from edgepress_agent.state.download import Partial
+from edgepress_agent.wire.link import LinkEvent
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from edgepress_protocol.errors import Rejected
 from edgepress_protocol.manifest import Blob
 from edgepress_protocol.messages import Failed, Progress, Report, Trial
 
-from edgepress_agent.bench import Bench, Outcome, Phase
-from edgepress_agent.disk import Disk
 from edgepress_agent.log import logger
-from edgepress_agent.needs import unmet
-from edgepress_agent.profile import Job
-from edgepress_agent.voice import Voice
+from edgepress_agent.measure.bench import Bench, Outcome, Phase
+from edgepress_agent.measure.needs import unmet
+from edgepress_agent.measure.profile import Job
+from edgepress_agent.state.disk import Disk
 from edgepress_agent.wants import Wanted, blobs_of
+from edgepress_agent.wire.voice import Voice
 
 MAX_ATTEMPTS = 3
 """A board that resets under load (a weak power supply) or runs out of memory must not do so for ever."""

@@ -12,16 +12,17 @@ from pathlib import Path
 
 import msgspec
 
-from edgepress_host import exporters, golden, variants
-from edgepress_host.judge import judge, sum_up
-from edgepress_host.measure import same_content
+from edgepress_host import exporters, variants
+from edgepress_host.press import golden
+from edgepress_host.press.judge import judge, sum_up
+from edgepress_host.press.measure import same_content
+from edgepress_host.press.store import disk, write_atomically
+from edgepress_host.press.strict import fields_of
+from edgepress_host.press.training import one_thread
+from edgepress_host.press.workshop import Pressed, Workshop, attempt
 from edgepress_host.recipe import ORIGINAL, Recipe, Variant
-from edgepress_host.store import disk, write_atomically
-from edgepress_host.strict import fields_of
 from edgepress_host.technique import StepFailed, Technique
-from edgepress_host.training import one_thread
 from edgepress_host.variants import Measured, StepResult, VariantResult, Variants, Verdict
-from edgepress_host.workshop import Pressed, Workshop, attempt
 
 
 class Progress(msgspec.Struct, frozen=True):

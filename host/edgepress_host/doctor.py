@@ -117,7 +117,7 @@ def key(data_dir: Path) -> Check:
 def controller(data_dir: Path) -> Check:
     """Check whether a controller runs on this data directory, and answers."""
     try:
-        from edgepress_host.client import Client, find
+        from edgepress_host.client.client import Client, find
 
         running = find(data_dir)
         if running is None:

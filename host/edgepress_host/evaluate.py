@@ -10,9 +10,9 @@ from edgepress_protocol.errors import UsageError
 from edgepress_protocol.manifest import TensorSpec
 
 from edgepress_host import exporters
-from edgepress_host.data import Samples
-from edgepress_host.loading import call_user, resolve_callable
-from edgepress_host.quiet import quiet
+from edgepress_host.press.data import Samples
+from edgepress_host.press.loading import call_user, resolve_callable
+from edgepress_host.press.quiet import quiet
 
 BATCH = 64
 

@@ -12,9 +12,9 @@ import tomllib
 from edgepress_protocol.errors import UsageError
 
 from edgepress_host import exporters, technique
-from edgepress_host.budget import Budget
-from edgepress_host.loading import did_you_mean, is_onnx_file
-from edgepress_host.strict import convert
+from edgepress_host.choice.budget import Budget
+from edgepress_host.press.loading import did_you_mean, is_onnx_file
+from edgepress_host.press.strict import convert
 from edgepress_host.technique import Technique
 
 ORIGINAL = "original"

@@ -16,8 +16,8 @@ from edgepress_protocol.errors import EdgepressError, UsageError
 from torch import nn
 
 from edgepress_host import techniques
-from edgepress_host.data import Samples
-from edgepress_host.loading import did_you_mean
+from edgepress_host.press.data import Samples
+from edgepress_host.press.loading import did_you_mean
 from edgepress_host.text import one_line
 
 GROUP = "edgepress.techniques"

@@ -9,8 +9,8 @@ import msgspec
 from edgepress_protocol.errors import UsageError
 from edgepress_protocol.manifest import TensorSpec
 
-from edgepress_host.budget import Budget
-from edgepress_host.store import write_atomically
+from edgepress_host.choice.budget import Budget
+from edgepress_host.press.store import write_atomically
 
 FILE_NAME = "variants.json"
 SCHEMA = 1

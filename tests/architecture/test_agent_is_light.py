@@ -22,7 +22,9 @@ def run(code: str) -> str:
 
 
 def test_the_daemon_is_imported_with_torch_numpy_and_the_host_blocked() -> None:
-    run("import edgepress_agent.daemon, edgepress_agent.cli, edgepress_agent.probe, edgepress_agent.serve")
+    run(
+        "import edgepress_agent.daemon, edgepress_agent.cli, edgepress_agent.board.probe, edgepress_agent.serving.serve"
+    )
 
 
 def test_the_daemon_runs_with_them_blocked(tmp_path) -> None:

@@ -121,7 +121,7 @@ class Line(Shell):
 
     def wait_for(self, **presence: bool) -> None:
         """Wait until devices are online, or offline, by the controller's own long poll."""
-        from edgepress_host.client import connect
+        from edgepress_host.client.client import connect
 
         def seen() -> bool:
             online = {view.id: view.online for view in client.devices()}

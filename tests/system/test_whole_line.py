@@ -22,7 +22,7 @@ def states(line: Any) -> dict[tuple[str, str], str]:
 
 
 def until_done(line: Any, count: int) -> None:
-    from edgepress_host.client import connect
+    from edgepress_host.client.client import connect
 
     def done() -> bool:
         trials = client.trials()
@@ -159,7 +159,7 @@ def test_versions_are_negotiated(fleets: Callable[..., Any], tmp_path: Path) -> 
 
 def _when(line: Any, condition: Callable[[Any], object]) -> Any:
     """The first device's view, as soon as it is as wanted."""
-    from edgepress_host.client import connect
+    from edgepress_host.client.client import connect
 
     with connect(line.data_dir, print) as client:
         client.follow(lambda: bool(condition(client.devices()[0])), tick_s=5.0)

@@ -8,8 +8,8 @@ from pathlib import Path
 from edgepress_protocol.errors import Unavailable
 from edgepress_protocol.measurement import Sensor
 
+from edgepress_agent.board.sysfs import is_simulated, number, read_text, readable
 from edgepress_agent.sensors import Source
-from edgepress_agent.sysfs import is_simulated, number, read_text, readable
 
 _RATE_HZ = 1.0
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from edgepress_protocol.measurement import Sensor
 
+from edgepress_agent.board.sysfs import hwmon, is_simulated, read_int, read_text, readable, thousandths
 from edgepress_agent.sensors import Source
-from edgepress_agent.sysfs import hwmon, is_simulated, read_int, read_text, readable, thousandths
 
 _MAX_RATE_HZ = 25.0
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from edgepress_protocol.measurement import Sensor
 
+from edgepress_agent.board.sysfs import hwmon, is_simulated, number, read_int, read_text, readable
 from edgepress_agent.sensors import Source
 from edgepress_agent.sensors._rails import total
-from edgepress_agent.sysfs import hwmon, is_simulated, number, read_int, read_text, readable
 
 _RATE_HZ = 25.0
 """Three channels convert in about 6.6 ms each, and a read may wait for one."""

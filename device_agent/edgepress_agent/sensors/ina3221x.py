@@ -8,9 +8,9 @@ from pathlib import Path
 
 from edgepress_protocol.measurement import Sensor
 
+from edgepress_agent.board.sysfs import is_simulated, number, read_text
 from edgepress_agent.sensors import Source
 from edgepress_agent.sensors._rails import total
-from edgepress_agent.sysfs import is_simulated, number, read_text
 
 _RATE_HZ = 25.0
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from edgepress_protocol.errors import Unavailable
 from edgepress_protocol.measurement import Sensor
 
-from edgepress_agent import vcgencmd
+from edgepress_agent.board import vcgencmd
+from edgepress_agent.board.sysfs import is_simulated, read_text
 from edgepress_agent.sensors import Source
-from edgepress_agent.sysfs import is_simulated, read_text
 
 _RATE_HZ = 1.0
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from edgepress_protocol.errors import Unavailable
 from edgepress_protocol.measurement import Sensor
 
-from edgepress_agent import vcgencmd
+from edgepress_agent.board import vcgencmd
+from edgepress_agent.board.sysfs import is_simulated
 from edgepress_agent.sensors import Source
-from edgepress_agent.sysfs import is_simulated
 
 _RATE_HZ = 10.0
 """A read takes about 23 ms."""

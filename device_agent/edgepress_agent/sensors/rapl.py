@@ -9,8 +9,8 @@ from pathlib import Path
 
 from edgepress_protocol.measurement import Sensor
 
+from edgepress_agent.board.sysfs import is_simulated, number, read_text, thousandths
 from edgepress_agent.sensors import Source
-from edgepress_agent.sysfs import is_simulated, number, read_text, thousandths
 
 _RATE_HZ = 10.0
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from edgepress_protocol.measurement import Sensor
 
+from edgepress_agent.board.sysfs import hwmon, is_simulated, number
 from edgepress_agent.sensors import Source
-from edgepress_agent.sysfs import hwmon, is_simulated, number
 
 _RATE_HZ = 1.0
 

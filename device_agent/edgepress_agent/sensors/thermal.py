@@ -7,8 +7,8 @@ from pathlib import Path
 from edgepress_protocol.errors import Unavailable
 from edgepress_protocol.measurement import Sensor
 
+from edgepress_agent.board.sysfs import is_simulated, number, read_text, thousandths
 from edgepress_agent.sensors import Source
-from edgepress_agent.sysfs import is_simulated, number, read_text, thousandths
 
 _RATE_HZ = 1.0
 _BEST = ("tj-thermal", "cpu-thermal", "CPU-therm", "x86_pkg_temp", "soc-thermal")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from edgepress_host.client import Client
+    from edgepress_host.client.client import Client
 
 PIPED_WIDTH = 180
 """Columns of a table that goes into a file or a pipe, where nobody knows a width."""
@@ -46,7 +46,7 @@ pass_settings = click.make_pass_decorator(Settings)
 
 def controller(settings: Settings) -> AbstractContextManager[Client]:
     """Connect to the running controller, or to one started for this command."""
-    from edgepress_host.client import connect
+    from edgepress_host.client.client import connect
 
     return connect(settings.data_dir, say, broker=settings.broker)
 

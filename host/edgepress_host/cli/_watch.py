@@ -13,7 +13,7 @@ from edgepress_host.cli._shared import console, safe, say, table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edgepress_host.client import Client
+    from edgepress_host.client.client import Client
     from edgepress_host.server.views import MeasurementView, TrialView
 
 ENDED = frozenset({"done", "failed", "cancelled"})

@@ -21,9 +21,9 @@ from edgepress_host.cli._shared import (
 )
 
 if TYPE_CHECKING:
-    from edgepress_host.artifacts import Artifact
-    from edgepress_host.client import Client
-    from edgepress_host.rollout import Rollout
+    from edgepress_host.client.artifacts import Artifact
+    from edgepress_host.client.client import Client
+    from edgepress_host.fleet.rollout import Rollout
     from edgepress_host.server.views import RolloutIn
 
 
@@ -99,14 +99,16 @@ def _start(client: Client, manifest: str, selector: str, canary: int, hold_s: fl
 
 
 def _local(folder: Path, variant: str) -> Artifact:
-    from edgepress_host import artifacts, naming
+    from edgepress_host.choice import naming
+    from edgepress_host.client import artifacts
 
     return naming.only(variant, artifacts.of_folder(folder))
 
 
 def _manifest(client: Client, variant: str, local: Artifact | None) -> str:
     """Digest of the one manifest that `variant` names; a file of this machine is pushed first."""
-    from edgepress_host import artifacts, naming
+    from edgepress_host.choice import naming
+    from edgepress_host.client import artifacts
 
     if local is not None:
         return artifacts.push(client, [local])[local.name]
@@ -115,7 +117,7 @@ def _manifest(client: Client, variant: str, local: Artifact | None) -> str:
 
 def _selected(settings: Settings) -> dict[str, str]:
     """Manifest by selector of devices, as the last `edgepress select` chose."""
-    from edgepress_host.choices import read
+    from edgepress_host.choice.choices import read
 
     made = read(settings.choice_file)
     plans = {

@@ -27,8 +27,8 @@ from edgepress_host.cli._shared import (
 )
 
 if TYPE_CHECKING:
-    from edgepress_host.artifacts import Artifact, EvaluationFile
-    from edgepress_host.client import Client
+    from edgepress_host.client.artifacts import Artifact, EvaluationFile
+    from edgepress_host.client.client import Client
     from edgepress_host.server.views import MeasurementView, TrialsOut, TrialView
 
 
@@ -146,7 +146,7 @@ def command(
 
 
 def _evaluation(path: Path) -> EvaluationFile:
-    from edgepress_host.artifacts import evaluation_file
+    from edgepress_host.client.artifacts import evaluation_file
 
     return evaluation_file(path, "top1")
 
@@ -155,7 +155,8 @@ def _local(
     what: tuple[str, ...], folder: Path | None, own: EvaluationFile | None, work_dir: Path
 ) -> tuple[list[Batch], list[str]]:
     """Sort what the user named into files of this machine, and names for the controller to resolve."""
-    from edgepress_host import artifacts, naming
+    from edgepress_host.choice import naming
+    from edgepress_host.client import artifacts
 
     names = [one for one in what if not _is_path(one)]
     batches: list[Batch] = []
@@ -163,7 +164,7 @@ def _local(
         if path.is_dir():
             batches.append(_of_folder(path, artifacts.of_folder(path), own))
         else:
-            from edgepress_host import ready
+            from edgepress_host.client import ready
 
             batches.append(Batch((ready.read(path, work_dir, own),), evaluation=own))
     if folder is None or not names:
@@ -172,7 +173,7 @@ def _local(
 
 
 def _of_folder(folder: Path, chosen: list[Artifact], own: EvaluationFile | None) -> Batch:
-    from edgepress_host.artifacts import evaluation_of
+    from edgepress_host.client.artifacts import evaluation_of
 
     evaluation = own or evaluation_of(folder)
     if evaluation is None:
@@ -187,7 +188,7 @@ def _is_path(text: str) -> bool:
 
 
 def _known(client: Client, names: list[str]) -> tuple[str, ...]:
-    from edgepress_host import naming
+    from edgepress_host.choice import naming
 
     known = naming.latest(client.manifests())
     if not known:
@@ -196,7 +197,7 @@ def _known(client: Client, names: list[str]) -> tuple[str, ...]:
 
 
 def _queue(client: Client, batch: Batch, devices: str, options: ProfileOptions) -> TrialsOut:
-    from edgepress_host import artifacts
+    from edgepress_host.client import artifacts
     from edgepress_host.server.views import TrialsIn
 
     manifests = (*batch.known, *artifacts.push(client, batch.artifacts).values())

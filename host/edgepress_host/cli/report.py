@@ -35,8 +35,10 @@ def command(settings: Settings, out: Path, folder: Path | None, as_json: bool) -
     It shows the last `edgepress select`. Where that was of another folder than --variants, or there was none, it
     chooses anew, by the recipe's budget.
     """
-    from edgepress_host import choices, durable, report
+    from edgepress_host import durable
+    from edgepress_host.choice import choices
     from edgepress_host.cli.select import choose, scope_of
+    from edgepress_host.reporting import report
 
     scope = scope_of(folder, {})
     kept = choices.read(settings.choice_file) if settings.choice_file.exists() else None

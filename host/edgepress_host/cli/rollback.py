@@ -19,7 +19,7 @@ from edgepress_host.cli._shared import (
 )
 
 if TYPE_CHECKING:
-    from edgepress_host.client import Client
+    from edgepress_host.client.client import Client
 
 
 @click.command()

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from edgepress_host import figures, units
-from edgepress_host.budget import GOALS, Budget
+from edgepress_host import units
+from edgepress_host.choice import figures
+from edgepress_host.choice.budget import GOALS, Budget
 from edgepress_host.cli._shared import (
     Settings,
     console,
@@ -27,10 +28,10 @@ from edgepress_host.cli._shared import (
 )
 
 if TYPE_CHECKING:
-    from edgepress_host.artifacts import Artifact
-    from edgepress_host.choices import SavedChoice
-    from edgepress_host.client import Client
-    from edgepress_host.select import Choice, Per, Standing
+    from edgepress_host.choice.choices import SavedChoice
+    from edgepress_host.choice.select import Choice, Per, Standing
+    from edgepress_host.client.artifacts import Artifact
+    from edgepress_host.client.client import Client
 
 OUTCOMES = {"chosen": "[bold green]chosen[/]", "front": "[cyan]front[/]", "lost": "[dim]lost[/]"}
 
@@ -75,7 +76,7 @@ def command(settings: Settings, folder: Path | None, limits: dict[str, Any], per
     The budget is that of the recipe behind --variants; options here go before it. The choice is kept for
     `edgepress deploy --selected`.
     """
-    from edgepress_host import choices
+    from edgepress_host.choice import choices
 
     scope = scope_of(folder, limits)
     with controller(settings) as client:
@@ -100,7 +101,8 @@ class Scope(msgspec.Struct, frozen=True):
 
 def scope_of(folder: Path | None, limits: dict[str, Any]) -> Scope:
     """Read the folder and its recipe's budget; `limits` go before that. Raises UsageError."""
-    from edgepress_host import artifacts, variants
+    from edgepress_host import variants
+    from edgepress_host.client import artifacts
 
     budget = Budget() if folder is None else variants.read(folder).budget
     budget = msgspec.structs.replace(budget, **limits)
@@ -112,9 +114,9 @@ def scope_of(folder: Path | None, limits: dict[str, Any]) -> Scope:
 
 def choose(client: Client, scope: Scope, per: Per) -> SavedChoice:
     """Ask the controller what was measured, and choose."""
-    from edgepress_host import facts, naming
-    from edgepress_host.choices import SavedChoice
-    from edgepress_host.select import pick
+    from edgepress_host.choice import facts, naming
+    from edgepress_host.choice.choices import SavedChoice
+    from edgepress_host.choice.select import pick
 
     known = client.manifests()
     wanted = naming.latest(known) if scope.artifacts is None else facts.manifests_of(scope.artifacts, known)

@@ -20,8 +20,8 @@ from rich.console import Console
 
 from edgepress_host import keys
 from edgepress_host.cli._watch import ENDED
-from edgepress_host.client import Client, find
-from edgepress_host.crew import Crew, stopped_by_signals
+from edgepress_host.client.client import Client, find
+from edgepress_host.client.crew import Crew, stopped_by_signals
 from edgepress_host.demo.summary import summarise
 
 RECIPE = "edgepress_models/recipes/demo.toml"

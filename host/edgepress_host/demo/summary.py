@@ -6,9 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from edgepress_host import choices, gains, units, variants
+from edgepress_host import units, variants
+from edgepress_host.choice import choices, gains
+from edgepress_host.choice.gains import Gains
 from edgepress_host.cli._shared import safe, table
-from edgepress_host.gains import Gains
 
 
 def summarise(out: Path, console: Console) -> None:

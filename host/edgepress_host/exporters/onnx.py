@@ -14,7 +14,7 @@ from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 from torch import nn
 
 from edgepress_host.exporters import Weight
-from edgepress_host.quiet import quiet
+from edgepress_host.press.quiet import quiet
 
 SUFFIX = ".onnx"
 PRODUCER = "edgepress"

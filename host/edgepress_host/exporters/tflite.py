@@ -19,7 +19,7 @@ from edgepress_protocol.manifest import Quantization, TensorSpec
 from torch import nn
 
 from edgepress_host.exporters import Weight
-from edgepress_host.quiet import quiet
+from edgepress_host.press.quiet import quiet
 
 SUFFIX = ".tflite"
 

@@ -12,10 +12,10 @@ from edgepress_protocol.errors import UsageError
 from edgepress_protocol.manifest import Blob, EvaluationSet, Golden, Manifest, digest
 from edgepress_protocol.messages import Deployment, Trial, encode
 
-from edgepress_host.fleet import manifest_of
-from edgepress_host.records import Changes, Conflict, Note, TrialRecord, Unknown
-from edgepress_host.rollout import Rollout, advance, fail
-from edgepress_host.selectors import choose
+from edgepress_host.fleet.fleet import manifest_of
+from edgepress_host.fleet.records import Changes, Conflict, Note, TrialRecord, Unknown
+from edgepress_host.fleet.rollout import Rollout, advance, fail
+from edgepress_host.fleet.selectors import choose
 from edgepress_host.server import shown, views
 from edgepress_host.server.core import Core, merge
 

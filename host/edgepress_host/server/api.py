@@ -20,8 +20,8 @@ from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from edgepress_host.records import Conflict, Unknown
-from edgepress_host.rollout import Rollout
+from edgepress_host.fleet.records import Conflict, Unknown
+from edgepress_host.fleet.rollout import Rollout
 from edgepress_host.server import actions, pages, shown, views
 from edgepress_host.server.core import Core
 from edgepress_host.server.guard import Guard, refusal, token_at

@@ -8,7 +8,7 @@ import sys
 
 from iotcore import IotCoreBroker
 
-from edgepress_host.leash import leash
+from edgepress_host.client.leash import leash
 
 
 def main() -> None:

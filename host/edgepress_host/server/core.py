@@ -31,11 +31,11 @@ from edgepress_protocol.signing import PrivateKey
 from edgepress_protocol.topics import Topics
 from edgepress_protocol.transfer import encode_frame
 
-from edgepress_host.blobs import BlobStore
-from edgepress_host.distribute import Distributor, Send
-from edgepress_host.fleet import Fleet
-from edgepress_host.records import Changes, Note
-from edgepress_host.rollout import Rollout, Step, advance
+from edgepress_host.fleet.blobs import BlobStore
+from edgepress_host.fleet.distribute import Distributor, Send
+from edgepress_host.fleet.fleet import Fleet
+from edgepress_host.fleet.records import Changes, Note
+from edgepress_host.fleet.rollout import Rollout, Step, advance
 from edgepress_host.server.broker import Endpoint
 from edgepress_host.server.database import Database
 from edgepress_host.server.link import Link

@@ -15,9 +15,9 @@ from sqlalchemy import ForeignKey, create_engine, delete, event, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from edgepress_host.fleet import manifest_of
-from edgepress_host.records import OPEN, Changes, DeviceRecord, Note, Outcome, TrialRecord
-from edgepress_host.rollout import Rollout
+from edgepress_host.fleet.fleet import manifest_of
+from edgepress_host.fleet.records import OPEN, Changes, DeviceRecord, Note, Outcome, TrialRecord
+from edgepress_host.fleet.rollout import Rollout
 from edgepress_host.server.views import Change
 
 SCHEMA_VERSION = 1

@@ -15,7 +15,7 @@ from edgepress_protocol.messages import HostState, encode
 from edgepress_protocol.topics import Topics
 from paho.mqtt.reasoncodes import ReasonCode
 
-from edgepress_host.distribute import Send
+from edgepress_host.fleet.distribute import Send
 from edgepress_host.server.broker import Endpoint
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from importlib.metadata import version
 from edgepress_protocol.messages import Measured
 
 from edgepress_host import keys
-from edgepress_host.fleet import manifest_of
-from edgepress_host.records import OPEN, DeviceRecord, Outcome, TrialRecord, Unknown
-from edgepress_host.rollout import Rollout
+from edgepress_host.fleet.fleet import manifest_of
+from edgepress_host.fleet.records import OPEN, DeviceRecord, Outcome, TrialRecord, Unknown
+from edgepress_host.fleet.rollout import Rollout
 from edgepress_host.server import views
 from edgepress_host.server.core import Core
 

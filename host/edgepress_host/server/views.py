@@ -15,8 +15,8 @@ from edgepress_protocol.messages import (
     Telemetry,
 )
 
-from edgepress_host.records import TrialState
-from edgepress_host.rollout import Rollout
+from edgepress_host.fleet.records import TrialState
+from edgepress_host.fleet.rollout import Rollout
 
 Selector = Annotated[str, msgspec.Meta(min_length=1, max_length=65_536)]
 """`all`, `id=a,b`, `kind=raspberry-pi-5`, `runtime=onnx`, or plain ids with commas."""

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgepress_host.loading import load_module
-from edgepress_host.structure import digest
-from edgepress_host.technique import Stage, Technique, Workbench
-from edgepress_host.training import (
+from edgepress_host.press.loading import load_module
+from edgepress_host.press.structure import digest
+from edgepress_host.press.training import (
     Batch,
     LearningRate,
     SampleLimit,
@@ -22,6 +21,7 @@ from edgepress_host.training import (
     outputs_of,
     supervised,
 )
+from edgepress_host.technique import Stage, Technique, Workbench
 
 
 class Distill(Technique, frozen=True):

@@ -10,9 +10,9 @@ import torch
 from edgepress_protocol.errors import UsageError
 from torch import Tensor, nn
 
-from edgepress_host.structure import replace_layer
+from edgepress_host.press.structure import replace_layer
+from edgepress_host.press.training import Batch, Epochs, LearningRate, SampleLimit, Schedule, fit, supervised
 from edgepress_host.technique import Stage, Technique, Workbench, check_patterns, for_layer
-from edgepress_host.training import Batch, Epochs, LearningRate, SampleLimit, Schedule, fit, supervised
 
 
 class LowRankLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

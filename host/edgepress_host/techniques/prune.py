@@ -10,8 +10,8 @@ import torch
 from edgepress_protocol.errors import UsageError
 from torch import nn
 
+from edgepress_host.press.training import Batch, Epochs, LearningRate, SampleLimit, Schedule, fit, supervised
 from edgepress_host.technique import Stage, StepFailed, Technique, Workbench, check_patterns, for_layer
-from edgepress_host.training import Batch, Epochs, LearningRate, SampleLimit, Schedule, fit, supervised
 
 Importance = Literal["l1", "l2", "bn_scale", "lamp", "fpgm"]
 PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)

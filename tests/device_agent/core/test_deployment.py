@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from edgepress_agent import deployment as life
 from edgepress_agent.deployment import Deploying, Event
-from edgepress_agent.files import Files
-from edgepress_agent.slots import Pair, Slots
+from edgepress_agent.state.files import Files
+from edgepress_agent.state.slots import Pair, Slots
 from edgepress_protocol.errors import Unavailable
 from edgepress_protocol.manifest import Manifest, TensorSpec, digest
 from edgepress_protocol.messages import Active, Deployment, encode

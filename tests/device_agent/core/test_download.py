@@ -6,7 +6,7 @@ import random
 import struct
 
 import pytest
-from edgepress_agent.download import Partial, clear_leftovers
+from edgepress_agent.state.download import Partial, clear_leftovers
 from edgepress_protocol.codec import encode
 from edgepress_protocol.errors import Rejected, Unavailable
 from edgepress_protocol.manifest import Blob, Wire, digest

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from edgepress_agent.files import Files, write_atomically
-from edgepress_agent.slots import Pair, Slots
+from edgepress_agent.state.files import Files, write_atomically
+from edgepress_agent.state.slots import Pair, Slots
 from edgepress_protocol.errors import Rejected, Unavailable
 from edgepress_protocol.manifest import Manifest, TensorSpec, digest
 from edgepress_protocol.messages import Active, encode

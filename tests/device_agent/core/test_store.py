@@ -3,8 +3,8 @@
 import os
 
 import pytest
-from edgepress_agent.files import Files
-from edgepress_agent.store import Store
+from edgepress_agent.state.files import Files
+from edgepress_agent.state.store import Store
 from edgepress_protocol.errors import Unavailable
 from edgepress_protocol.manifest import digest
 from edgepress_protocol.transfer import describe

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from edgepress_agent import runtimes
-from edgepress_agent.profile import Job, profile
+from edgepress_agent.measure.profile import Job, profile
 from edgepress_protocol.manifest import Manifest, TensorSpec, digest
 from edgepress_protocol.messages import EvaluationSet, ProfileOptions, Trial, encode
 from edgepress_protocol.transfer import describe

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from edgepress_agent import conditions, probe, sensors, telemetry
+from edgepress_agent import sensors
+from edgepress_agent.board import probe, telemetry
+from edgepress_agent.measure import conditions
 from edgepress_agent.sensors.pmic import rails_mw
-from edgepress_agent.serve import ServeStats
+from edgepress_agent.serving.serve import ServeStats
 from edgepress_protocol.errors import Unavailable
 from edgepress_protocol.histogram import Histogram
 from measure_lab import BOARDS, FIXTURES

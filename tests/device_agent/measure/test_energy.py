@@ -8,8 +8,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from edgepress_agent import energy, sensors
-from edgepress_agent.energy import Pair, counted_mw, net_of_idle, trapezoid_mw
+from edgepress_agent import sensors
+from edgepress_agent.measure import energy
+from edgepress_agent.measure.energy import Pair, counted_mw, net_of_idle, trapezoid_mw
 from edgepress_protocol.errors import Unavailable
 from edgepress_protocol.measurement import Sensor
 from edgepress_protocol.messages import Failed, Measured

@@ -14,9 +14,9 @@ from statistics import median
 import msgspec
 import psutil
 import pytest
-from edgepress_agent import check, measuring
-from edgepress_agent.pipe import Timed
-from edgepress_agent.profile import summarise
+from edgepress_agent.measure import check, measuring
+from edgepress_agent.measure.pipe import Timed
+from edgepress_agent.measure.profile import summarise
 from edgepress_protocol.histogram import Histogram
 from edgepress_protocol.manifest import Golden, Manifest, TensorSpec
 from edgepress_protocol.measurement import Window

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from edgepress_agent import runtimes
-from edgepress_agent.needs import meets
+from edgepress_agent.measure.needs import meets
 from edgepress_protocol.measurement import Runtime
 from measure_lab import Variant
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
-from edgepress_agent.serve import QUIET_S, Server
+from edgepress_agent.serving.serve import QUIET_S, Server
 from edgepress_protocol.errors import Unavailable, UsageError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

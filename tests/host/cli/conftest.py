@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgepress_host import ready, variants
-from edgepress_host.budget import Budget
+from edgepress_host import variants
+from edgepress_host.choice.budget import Budget
+from edgepress_host.client import ready
 from line import Line, Shell
 from nets import INPUTS, classifier
 from safetensors.numpy import load_file, save_file

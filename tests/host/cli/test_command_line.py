@@ -122,7 +122,7 @@ def test_where_no_controller_runs_one_does_for_the_command(shell: Any) -> None:
 
 def test_the_controller_of_a_command_that_is_killed_goes_with_it(shell: Any) -> None:
     script = (
-        "import sys; from pathlib import Path; from edgepress_host.transient import transient_controller\n"
+        "import sys; from pathlib import Path; from edgepress_host.client.transient import transient_controller\n"
         "with transient_controller(Path(sys.argv[1]), print) as running:\n"
         "    print('pid', running.pid, flush=True); sys.stdin.read()\n"
     )

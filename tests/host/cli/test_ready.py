@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from edgepress_host import artifacts, ready
+from edgepress_host.client import artifacts, ready
 from edgepress_protocol.errors import UsageError
 from onnx import TensorProto, helper
 from safetensors.numpy import load_file, save_file

@@ -9,13 +9,15 @@ from typing import Any
 
 import msgspec
 import pytest
-from edgepress_host import facts, gains, plot, report, units
-from edgepress_host.budget import Budget
-from edgepress_host.choices import SavedChoice
+from edgepress_host import units
+from edgepress_host.choice import facts, gains
+from edgepress_host.choice.budget import Budget
+from edgepress_host.choice.choices import SavedChoice
+from edgepress_host.choice.figures import Run
+from edgepress_host.choice.select import pick
 from edgepress_host.cli import _shared
-from edgepress_host.figures import Run
-from edgepress_host.plot import Axis, Point
-from edgepress_host.select import pick
+from edgepress_host.reporting import plot, report
+from edgepress_host.reporting.plot import Axis, Point
 from edgepress_host.server.views import ManifestView, MeasurementView, TrialView
 from edgepress_protocol.histogram import Histogram
 from edgepress_protocol.manifest import TensorSpec

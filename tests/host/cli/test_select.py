@@ -6,9 +6,9 @@ import random
 
 import msgspec
 import pytest
-from edgepress_host.budget import GOALS, Budget
-from edgepress_host.figures import OBJECTIVES, Entry, Figures, Run, compare
-from edgepress_host.select import Choice, Per, Standing, pick
+from edgepress_host.choice.budget import GOALS, Budget
+from edgepress_host.choice.figures import OBJECTIVES, Entry, Figures, Run, compare
+from edgepress_host.choice.select import Choice, Per, Standing, pick
 from edgepress_protocol.errors import UsageError
 from hypothesis import given
 from hypothesis import strategies as st

@@ -5,9 +5,9 @@ import onnx
 import pytest
 from ai_edge_litert.tools import flatbuffer_utils
 from edgepress_host import evaluate, exporters
-from edgepress_host.data import Samples
 from edgepress_host.exporters.onnx import fold_constants
-from edgepress_host.measure import same_content
+from edgepress_host.press.data import Samples
+from edgepress_host.press.measure import same_content
 from edgepress_protocol.errors import UsageError
 from onnx import TensorProto, helper, numpy_helper
 
@@ -124,7 +124,7 @@ def graph_of(nodes, inputs, output):
 
 
 def test_weights_in_constant_nodes_are_quantized_too(bench):
-    from edgepress_host.strict import convert
+    from edgepress_host.press.strict import convert
     from edgepress_host.technique import found
 
     dense, _ = with_constant_weight()
@@ -135,7 +135,7 @@ def test_weights_in_constant_nodes_are_quantized_too(bench):
 
 
 def test_weights_in_subgraphs_are_seen_so_that_a_silent_no_op_is_told(bench):
-    from edgepress_host.strict import convert
+    from edgepress_host.press.strict import convert
     from edgepress_host.technique import found
 
     _, choice = with_constant_weight()

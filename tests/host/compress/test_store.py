@@ -3,7 +3,7 @@ from __future__ import annotations
 import errno
 
 import pytest
-from edgepress_host.store import Store, disk, key_of, no_space, write_atomically
+from edgepress_host.press.store import Store, disk, key_of, no_space, write_atomically
 from edgepress_protocol.errors import Unavailable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

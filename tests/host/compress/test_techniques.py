@@ -5,9 +5,10 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from edgepress_host import evaluate, exporters, structure, technique
-from edgepress_host.data import Samples
-from edgepress_host.strict import convert, fields_of
+from edgepress_host import evaluate, exporters, technique
+from edgepress_host.press import structure
+from edgepress_host.press.data import Samples
+from edgepress_host.press.strict import convert, fields_of
 from edgepress_protocol.errors import UsageError
 from torch import nn
 
@@ -226,7 +227,7 @@ def test_integer_input_and_output_go_through_scale_and_zero_point(bench, origina
 
 
 def test_a_loss_that_is_not_finite_stops_with_one_line(bench):
-    from edgepress_host.training import Diverged
+    from edgepress_host.press.training import Diverged
 
     huge = msgspec.structs.replace(bench, split=lambda name: Samples(bench.split(name).x * 3e38, bench.split(name).y))
     with pytest.raises(Diverged, match=r"the loss became (nan|inf) in epoch 1; lower lr"):
@@ -265,7 +266,7 @@ def test_an_entry_point_that_does_not_import_is_named(plugged):
 
 
 def fresh_bench():
-    from edgepress_host.data import Data
+    from edgepress_host.press.data import Data
 
     data = Data(compress_zoo.load, key="compress_zoo:load")
     return technique.Workbench(

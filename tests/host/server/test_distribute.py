@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter, defaultdict
 
 import pytest
-from edgepress_host.distribute import Distributor, Send
+from edgepress_host.fleet.distribute import Distributor, Send
 from edgepress_protocol.errors import Rejected
 from edgepress_protocol.manifest import Wire
 from edgepress_protocol.messages import Need

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from edgepress_host import keys
-from edgepress_host.blobs import BlobStore
+from edgepress_host.fleet.blobs import BlobStore
 from edgepress_host.server.broker import embedded_endpoint, parse_url
 from edgepress_protocol.errors import Rejected, Unavailable, UsageError
 from hypothesis import given

@@ -6,10 +6,10 @@ import uuid
 
 import msgspec
 import pytest
-from edgepress_host import rollout as rollouts
-from edgepress_host.fleet import WANT_BYTES, Fleet
-from edgepress_host.records import Changes, DeviceRecord, TrialRecord
-from edgepress_host.rollout import Rollout, advance
+from edgepress_host.fleet import rollout as rollouts
+from edgepress_host.fleet.fleet import WANT_BYTES, Fleet
+from edgepress_host.fleet.records import Changes, DeviceRecord, TrialRecord
+from edgepress_host.fleet.rollout import Rollout, advance
 from edgepress_protocol.errors import Rejected
 from edgepress_protocol.manifest import digest
 from edgepress_protocol.measurement import Board, Device

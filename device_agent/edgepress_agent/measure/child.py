@@ -1,0 +1,146 @@
+"""The runtime's process: `python -m edgepress_agent.measure.child FD PARENT_PID`, started and ended by the agent.
+
+A model that crashes, hangs or eats memory takes down this process, never the agent. It answers the
+questions of `pipe` one after another, and dies with its parent.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter_ns
+from typing import TYPE_CHECKING
+
+import msgspec
+from edgepress_protocol.errors import Rejected
+
+from edgepress_agent import runtimes
+from edgepress_agent.measure import measuring, process, tensors
+from edgepress_agent.measure.pipe import (
+    Answer,
+    CheckGolden,
+    Evaluate,
+    Evaluated,
+    GoldenChecked,
+    Open,
+    Opened,
+    Question,
+    TimeWindows,
+    Trouble,
+    Warm,
+    WarmUp,
+    Work,
+    pack,
+    receive,
+)
+
+if TYPE_CHECKING:
+    from edgepress_agent.runtimes import Array
+
+_NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "Cannot allocate memory", "out of memory")
+
+
+@dataclass(frozen=True)
+class Opening:
+    """An opened model: what was asked, the model, one input (in the file's order), what it gave, and the baseline."""
+
+    asked: Open
+    bound: tensors.Bound
+    inputs: list[Array]
+    outputs: list[Array]
+    baseline: process.Baseline
+
+    def run(self) -> None:
+        """Run once on the timing input."""
+        self.bound.model.run(self.inputs)
+
+
+def main() -> None:
+    """Answer questions until the agent closes the pipe."""
+    process.die_with(int(sys.argv[2]))
+    process.be_first_to_go()
+    questions = msgspec.msgpack.Decoder(Question)
+    opening: Opening | None = None
+    with socket.socket(fileno=int(sys.argv[1])) as connection:
+        while (data := receive(connection)) is not None:
+            question = questions.decode(data)
+            answer: Answer
+            try:
+                if isinstance(question, Open):
+                    opening, answer = open_model(question)
+                else:
+                    assert opening is not None, "the first question is Open"
+                    answer = reply(opening, question)
+            except BaseException as error:  # noqa: BLE001 - a runtime raises anything; all of it is an answer
+                answer = trouble(error)
+            connection.sendall(pack(answer))
+
+
+def open_model(asked: Open) -> tuple[Opening, Opened]:
+    """Import the runtime, load the model above its baseline, and run it once."""
+    runtime, module = runtimes.get(asked.manifest.format)
+    module.prepare()
+    baseline = process.begin_memory(asked.memory_limit_bytes)
+    started = perf_counter_ns()
+    model = module.load(Path(asked.model), asked.threads)
+    loaded = perf_counter_ns()
+    bound = tensors.bind(model, asked.manifest, asked.batch)
+    inputs = bound.arrange(timing_inputs(asked, bound))
+    ready = perf_counter_ns()
+    outputs = model.run(inputs)
+    ran = perf_counter_ns()
+    opening = Opening(asked, bound, inputs, bound.restore(outputs), baseline)
+    return opening, Opened(runtime, (loaded - started) / 1e6, (ran - ready) / 1e6, bound.batch)
+
+
+def timing_inputs(asked: Open, bound: tensors.Bound) -> list[Array]:
+    """Real input where some came (golden, else evaluation), else seeded random; latency can depend on the data."""
+    if asked.golden is not None:
+        names = tensors.golden_names(asked.manifest)[0]
+        path = asked.golden
+    elif asked.evaluation is not None and len(bound.inputs) == 1:
+        names, path = ["x"], asked.evaluation
+    else:
+        return tensors.random_inputs(bound)
+    return [tensors.fill(array, bound.batch) for array in tensors.Samples(Path(path), names).take(0, bound.batch)]
+
+
+def reply(opening: Opening, question: Question) -> Answer:
+    """Answer one question about an opened model."""
+    asked = opening.asked
+    match question:
+        case CheckGolden():
+            assert asked.manifest.golden is not None
+            assert asked.golden is not None
+            golden, path = asked.manifest.golden, Path(asked.golden)
+            return GoldenChecked(*tensors.check_golden(opening.bound, asked.manifest, golden, path, opening.outputs))
+        case WarmUp(runs, seconds):
+            done = measuring.warm_up(opening.run, runs, seconds)
+            return Warm(done, process.memory(opening.baseline))
+        case TimeWindows(windows, window_s):
+            return measuring.time_windows(opening.run, windows, window_s)
+        case Work(seconds):
+            return measuring.work(opening.run, seconds)
+        case Evaluate(evaluation):
+            assert asked.evaluation is not None
+            return Evaluated(*tensors.evaluate(opening.bound, evaluation.metric, Path(asked.evaluation)))
+        case _:
+            raise AssertionError(f"no such question after Open: {question}")
+
+
+def trouble(error: BaseException) -> Trouble:
+    """Say in one line what kept a question from being answered."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, MemoryError) or any(sign in text for sign in _NO_MEMORY):
+        return Trouble("memory", text)
+    if isinstance(error, runtimes.Unsupported):
+        return Trouble("unsupported", text)
+    if isinstance(error, Rejected):
+        return Trouble("rejected", text)
+    return Trouble("error", f"{type(error).__name__}: {text}")
+
+
+if __name__ == "__main__":
+    main()

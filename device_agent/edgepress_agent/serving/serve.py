@@ -1,0 +1,249 @@
+"""The local inference endpoint: a socket that stays, and child processes that come and go behind it.
+
+The agent listens and never reads a request; the child that holds the active model accepts. A swap starts the
+next child, waits until it is ready, and only then lets the old one finish.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import socket
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+from edgepress_protocol.errors import Unavailable, UsageError
+from edgepress_protocol.histogram import Histogram
+from edgepress_protocol.manifest import Manifest
+
+from edgepress_agent.measure.needs import unmet
+from edgepress_agent.measure.pipe import Drain, Ready, Serve, Served
+from edgepress_agent.measure.worker import Ended, Worker
+
+QUIET_S = 2.0
+"""Requests this recent mean that another is likely: the board is not idle."""
+
+_BACKLOG = 128
+_RETIRE_S = 35.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServeStats:
+    """Requests since the agent started: answered, of these in error, their latencies, and those in flight."""
+
+    requests: int = 0
+    errors: int = 0
+    in_flight: int = 0
+    latency: Histogram = field(default_factory=Histogram)
+
+
+class Server:
+    """Serves at most one model at `address`: `127.0.0.1:PORT` (0 for any) or `unix:PATH`."""
+
+    def __init__(self, address: str, work_dir: Path) -> None:
+        self._wanted_address = address
+        self._work_dir = work_dir
+        self._current: _Serving | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._all: set[_Serving] = set()
+        self._total = ServeStats()
+        self._last_activity_s = -QUIET_S
+        self._changed = asyncio.Event()
+
+    async def start(self) -> None:
+        """Listen. Connections wait until a model is there.
+
+        Raises:
+            UsageError: the address cannot be listened on, or others than this machine could reach it.
+        """
+        self._socket = _listen(self._wanted_address)
+        self.address = self._wanted_address
+        if self._socket.family != socket.AF_UNIX:
+            self.address = "{}:{}".format(*self._socket.getsockname()[:2])
+
+    async def swap(self, manifest: Manifest, model: Path) -> None:
+        """Serve another model from now on; no request is lost. On an error, what served goes on serving.
+
+        Raises:
+            Unavailable: the model does not load.
+        """
+        reason = unmet(manifest)
+        if reason:
+            raise Unavailable(reason)
+        next_one = _Serving(_asked(manifest, model), asyncio.get_running_loop().create_future())
+        next_one.task = asyncio.create_task(self._keep(next_one), name=f"serve {manifest.variant}")
+        self._all.add(next_one)
+        try:
+            await asyncio.wait({next_one.ready, next_one.task}, return_when=asyncio.FIRST_COMPLETED)
+            # A task that ends before its model is ready has met a bug, which is raised here.
+            await (next_one.ready if next_one.ready.done() else next_one.task)
+        except BaseException:
+            await self._end(next_one)
+            raise
+        old, self._current = self._current, next_one
+        if old is not None:
+            retiring = asyncio.create_task(self._retire(old), name="retire the old model")
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
+
+    async def stop(self) -> None:
+        """Kill the children and stop listening."""
+        for task in list(self._retiring):
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+        for serving in list(self._all):
+            await self._end(serving)
+        self._current = None
+        self._socket.close()
+        if self._wanted_address.startswith("unix:"):
+            _unlink(self._wanted_address)
+
+    def busy(self) -> bool:
+        """Whether a request is in flight, or was within the last two seconds."""
+        return self._in_flight() > 0 or monotonic() - self._last_activity_s < QUIET_S
+
+    async def wait_idle(self) -> None:
+        """Wait until `busy` is False."""
+        while self.busy():
+            self._changed.clear()
+            quiet_in_s = None if self._in_flight() else QUIET_S - (monotonic() - self._last_activity_s)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), quiet_in_s)
+
+    def stats(self) -> ServeStats:
+        """Return the counts of all models that served."""
+        total = self._total
+        return ServeStats(total.requests, total.errors, self._in_flight(), total.latency)
+
+    def _in_flight(self) -> int:
+        return sum(serving.in_flight for serving in self._all)
+
+    async def _keep(self, serving: _Serving) -> None:
+        """Keep one model served: a child that dies is started again, more and more slowly."""
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            started_s = monotonic()
+            try:
+                await self._run(serving)
+            except (Ended, OSError) as error:
+                if not serving.ready.done():
+                    serving.ready.set_exception(Unavailable(f"{serving.asked.manifest.variant} does not load: {error}"))
+                    return
+                if serving.draining:
+                    return
+                _log.error(
+                    "the serving model %s ended, and is started again: %s", serving.asked.manifest.variant, error
+                )
+            finally:
+                serving.child = None
+                serving.in_flight = 0
+                self._changed.set()
+            pause_s = _FIRST_PAUSE_S if monotonic() - started_s > _LONGEST_PAUSE_S else pause_s
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    async def _run(self, serving: _Serving) -> None:
+        listening = self._socket.fileno()
+        async with Worker(self._work_dir, "edgepress_agent.serving.answering", [listening]) as child:
+            await child.ask(serving.asked, Ready)
+            serving.child = child
+            if not serving.ready.done():
+                serving.ready.set_result(None)
+            while True:
+                self._count(serving, await child.next(Served))
+
+    def _count(self, serving: _Serving, news: Served) -> None:
+        total = self._total
+        latency = total.latency.merge(news.latency)
+        self._total = ServeStats(total.requests + news.requests, total.errors + news.errors, 0, latency)
+        if news.requests or news.in_flight or serving.in_flight:
+            self._last_activity_s = monotonic()
+        serving.in_flight = news.in_flight
+        self._changed.set()
+
+    async def _retire(self, serving: _Serving) -> None:
+        serving.draining = True
+        assert serving.task is not None
+        if serving.child is not None:
+            with contextlib.suppress(Ended):
+                await serving.child.tell(Drain())
+            await asyncio.wait({serving.task}, timeout=_RETIRE_S)
+        await self._end(serving)
+
+    async def _end(self, serving: _Serving) -> None:
+        assert serving.task is not None
+        serving.task.cancel()
+        await asyncio.gather(serving.task, return_exceptions=True)
+        self._all.discard(serving)
+
+
+@dataclass(eq=False)
+class _Serving:
+    """One model behind the socket."""
+
+    asked: Serve
+    ready: asyncio.Future[None]
+    task: asyncio.Task[None] | None = None
+    child: Worker | None = None
+    in_flight: int = 0
+    draining: bool = False
+
+
+def _asked(manifest: Manifest, model: Path) -> Serve:
+    return Serve(manifest, str(model.absolute()))
+
+
+def _listen(address: str) -> socket.socket:
+    try:
+        listening = _listen_unix(Path(address[5:])) if address.startswith("unix:") else _listen_tcp(address)
+    except OSError as error:
+        raise UsageError(f"--serve {address}: cannot listen there: {error.strerror}; give another address") from error
+    # The flag is shared with the children: one that loses the race for a connection must not hang in accept.
+    listening.setblocking(False)
+    return listening
+
+
+def _listen_unix(path: Path) -> socket.socket:
+    _unlink(f"unix:{path}")
+    listening = socket.socket(socket.AF_UNIX)
+    try:
+        listening.bind(str(path))
+        path.chmod(0o660)
+        listening.listen(_BACKLOG)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def _listen_tcp(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    loopback = host == "localhost" or _is_loopback(host)
+    if not loopback or not port.isdecimal():
+        raise UsageError(f"--serve {address}: expected 127.0.0.1:PORT or unix:PATH; it serves this machine alone")
+    return socket.create_server((host, int(port)), backlog=_BACKLOG, family=_family(host))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _unlink(address: str) -> None:
+    """Remove the socket that an agent before left; nothing else is removed."""
+    path = Path(address.removeprefix("unix:"))
+    if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+        path.unlink()

@@ -1,0 +1,1 @@
+"""From measurements to a choice, and why the others lost. Read `select.py` first."""

@@ -1,0 +1,1 @@
+"""How commands reach a controller, and what they bring it. Read `client.py` first."""

@@ -1,0 +1,1 @@
+"""The fleet, decided in pure code: desired states, rollouts, who is sent which chunk. Read `fleet.py` first."""

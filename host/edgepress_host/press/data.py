@@ -1,0 +1,92 @@
+"""The user's data: splits read once each, checked, and never the test split before the report."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+from edgepress_protocol.errors import UsageError
+
+from edgepress_host.press.loading import call_user
+
+SPLITS = ("train", "calibrate", "validate")
+
+
+class Samples(msgspec.Struct, frozen=True):
+    """Inputs `x`, shape (N, …), and labels `y`, shape (N, …)."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+    def first(self, count: int | None) -> Samples:
+        """Return at most `count` samples, from the start."""
+        return self if count is None else Samples(self.x[:count], self.y[:count])
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of shapes, types and values."""
+        digest = hashlib.sha256()
+        for array in (self.x, self.y):
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+class Data:
+    """Splits of a `load(split) -> (x, y)`, each read at most once."""
+
+    def __init__(
+        self,
+        load: Callable[[str], Any],
+        *,
+        key: str,
+        validate_samples: int | None = None,
+        test_samples: int | None = None,
+    ) -> None:
+        self._load = load
+        self._key = key
+        self._limits = {"validate": validate_samples, "test": test_samples}
+        self._read: dict[str, Samples] = {}
+        self._fingerprints: dict[str, str] = {}
+
+    def split(self, name: str) -> Samples:
+        """Return samples of train, calibrate or validate. Raises UsageError for data that cannot be used."""
+        if name not in SPLITS:
+            raise ValueError(f"{name!r} is not for guards or tuning; expected one of {SPLITS}")
+        return self._samples(name)
+
+    def test(self) -> Samples:
+        """Samples of the test split: for the report alone, when every choice is made."""
+        return self._samples("test")
+
+    def fingerprint(self, name: str) -> str:
+        """SHA-256 of a split that may be read."""
+        if name not in self._fingerprints:
+            self._fingerprints[name] = self.split(name).fingerprint
+        return self._fingerprints[name]
+
+    def _samples(self, name: str) -> Samples:
+        if name not in self._read:
+            key = f"data.source = {self._key!r}, split {name!r}"
+            self._read[name] = checked(call_user(self._load, name, key=key), key=key).first(self._limits.get(name))
+        return self._read[name]
+
+
+def checked(value: Any, *, key: str) -> Samples:
+    """Check what a loader returned. Raises UsageError."""
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise UsageError(f"{key}: expected a pair (x, y), got {type(value).__name__}")
+    x, y = (np.asarray(part) for part in value)
+    if len(x) != len(y) or len(x) == 0:
+        raise UsageError(f"{key}: expected as many labels as inputs, at least one; got {len(x)} and {len(y)}")
+    if x.dtype.kind not in "fiu":
+        raise UsageError(f"{key}: expected numbers as inputs, got {x.dtype}")
+    if x.dtype == np.float64:
+        x = x.astype(np.float32)
+    finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
+    if not finite.all():
+        raise UsageError(f"{key}: sample {int(np.argmin(finite))} holds NaN or infinity; clean the data first")
+    return Samples(x, y)
