@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import click
+from edgepress_protocol.errors import Unavailable
 
 from edgepress_host import units
 from edgepress_host.cli._shared import (
@@ -20,17 +22,30 @@ from edgepress_host.cli._shared import (
 )
 
 if TYPE_CHECKING:
+    from edgepress_host.client.client import Client
     from edgepress_host.server.views import DeviceView
 
 
+LOOK_S = 5.0
+"""How often, at least, the devices are looked at while they are waited for."""
+
+
 @click.group(invoke_without_command=True)
+@click.option("--wait", "awaited", metavar="ID[,ID…]", help="Wait first until these are online.")
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds to wait."
+)
 @json_option
 @pass_settings
 @click.pass_context
-def command(context: click.Context, settings: Settings, as_json: bool) -> None:
+def command(context: click.Context, settings: Settings, awaited: str | None, timeout_s: float, as_json: bool) -> None:
     """List the devices: presence, board, runtimes, what they run."""
-    if context.invoked_subcommand is None:
-        _list(settings, as_json)
+    if context.invoked_subcommand is not None:
+        return
+    with controller(settings) as client:
+        if awaited:
+            _wait(client, {name.strip() for name in awaited.split(",")}, timeout_s)
+        _list(client, as_json)
 
 
 @command.command()
@@ -47,10 +62,19 @@ def remove(settings: Settings, device: str, as_json: bool) -> None:
         click.echo(f"removed {device}")
 
 
-def _list(settings: Settings, as_json: bool) -> None:
-    with controller(settings) as client:
-        devices, health = client.devices(), client.health()
-        names = {view.manifest: f"{view.variant}:{view.format}" for view in client.manifests()}
+def _wait(client: Client, names: set[str], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    seq = client.changes(0, 0.0).seq
+    while missing := names - {view.id for view in client.devices() if view.online}:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise Unavailable(f"not online after {timeout_s:g} s: {', '.join(sorted(missing))}")
+        seq = client.changes(seq, min(left, LOOK_S)).seq
+
+
+def _list(client: Client, as_json: bool) -> None:
+    devices, health = client.devices(), client.health()
+    names = {view.manifest: f"{view.variant}:{view.format}" for view in client.manifests()}
     if as_json:
         print_json({"devices": devices})
         return
