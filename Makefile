@@ -11,22 +11,22 @@ PIP := -m pip --disable-pip-version-check install --quiet
 BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test lint bench setup data other-pythons clean
+.PHONY: demo test lint bench setup data clean
 
 demo: setup .venv-tflite/ready data
 	$(BIN)/edgepress demo --out runs/demo --tflite-python .venv-tflite/bin/python
 
 test: setup .venv-tflite/ready data
-	$(BIN)/python -m pytest
-	$(BIN)/python tests/other_pythons.py
+	$(BIN)/python tests/everywhere.py
 
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: setup data
+bench: setup
 	$(BIN)/python benchmarks/transfer.py
+	$(BIN)/python benchmarks/transfer.py --mb 50
 
 setup: .venv/ready
 

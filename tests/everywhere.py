@@ -1,8 +1,8 @@
-"""Run the tests of protocol and agent on every other Python >= 3.10 of this machine, and with tflite-runtime.
+"""Run every test here, and those of protocol and agent on every other Python >= 3.10 and with tflite-runtime.
 
 Boards carry the Python of their system (3.10 on JetPack 6), so the agent must run on all of them. Each interpreter
 gets a virtual environment of its own (.venv-3.10, …), with the agent and the test tools alone; `make` has made the one
-with tflite-runtime and numpy 1.
+with tflite-runtime and numpy 1. They run beside the tests of this environment, whose output is shown as it comes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -56,18 +57,19 @@ def prepared(version: str, program: Path) -> Path:
     return venv / "bin/python"
 
 
-def run(name: str, python: Path) -> tuple[str, int, str]:
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
+def elsewhere(name: str, python: Callable[[], Path]) -> tuple[str, int, str]:
+    command = [python(), "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
     done = subprocess.run(command, check=False, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return name, done.returncode, done.stdout
 
 
 def main() -> int:
-    every = {f"Python {version}": partial(prepared, version, program) for version, program in interpreters().items()}
-    every["tflite-runtime, numpy 1"] = lambda: ROOT / ".venv-tflite" / "bin" / "python"
-    failed = False
-    with ThreadPoolExecutor(2) as pool:
-        for name, code, output in pool.map(lambda pair: run(pair[0], pair[1]()), every.items()):
+    others = {f"Python {version}": partial(prepared, version, program) for version, program in interpreters().items()}
+    others["tflite-runtime"] = lambda: ROOT / ".venv-tflite" / "bin" / "python"
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.map(lambda pair: elsewhere(*pair), others.items())
+        failed = subprocess.run([sys.executable, "-m", "pytest", *sys.argv[1:]], check=False, cwd=ROOT).returncode != 0
+        for name, code, output in ended:
             failed |= code != 0
             print(f"== {name}: {output.strip().splitlines()[-1]}", flush=True)
             if code:
