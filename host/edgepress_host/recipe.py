@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import tomllib
 from edgepress_protocol.errors import UsageError
 
 from edgepress_host import exporters, technique

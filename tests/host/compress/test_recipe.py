@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-import pytest
 import tomllib
+
+import pytest
 from compress_recipes import HEAD, one
 from compress_recipes import SMALL as VARIANT
 from edgepress_host.recipe import load, parse
