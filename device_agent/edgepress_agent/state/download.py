@@ -1,6 +1,7 @@
 """One blob under way: chunks written in place into a preallocated file, and a journal of those that are there.
 
-After a SIGKILL or a power failure the journal says which chunks may be there, and their digests say which are.
+The journal has a byte for each chunk and is preallocated too: a disk that fills up later stops no download. After a
+SIGKILL or a power failure it says which chunks may be there, and their digests say which are.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import struct
 from pathlib import Path
 
 from edgepress_protocol.codec import decode
@@ -19,7 +19,7 @@ from edgepress_protocol.transfer import Frame, check_chunk, to_bitmap
 
 from edgepress_agent.state.files import is_full, read_blocks, sha256_of
 
-_ENTRY = struct.Struct(">I")
+_HERE = b"\1"
 
 
 class Partial:
@@ -66,7 +66,7 @@ class Partial:
             return False
         try:
             _write_at(self._data, frame.chunk, frame.index * self.wire.chunk_bytes)
-            os.write(self._log, _ENTRY.pack(frame.index))
+            _write_at(self._log, _HERE, frame.index)
         except OSError as error:
             raise Unavailable(f"{self._part}: {error.strerror}") from error
         self.missing.discard(frame.index)
@@ -93,6 +93,8 @@ class Partial:
             raise Unavailable(f"{reason}: cannot expand a download to {self.blob.size_bytes} bytes") from error
         if found != self.blob.sha256:
             raise Rejected(f"the file's SHA-256 is {found[:12]}…, its manifest says {self.blob.sha256[:12]}…")
+        if (size_bytes := path.stat().st_size) != self.blob.size_bytes:
+            raise Rejected(f"the file has {size_bytes} bytes, its manifest says {self.blob.size_bytes}")
         return path
 
     def close(self) -> None:
@@ -112,19 +114,16 @@ class Partial:
         self._data = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.posix_fallocate(self._data, 0, self.wire.size_bytes)
         os.ftruncate(self._data, self.wire.size_bytes)
-        self._log = os.open(self._journal, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._log = os.open(self._journal, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.posix_fallocate(self._log, 0, len(self.wire.chunks))
+        os.ftruncate(self._log, len(self.wire.chunks))
         if self.wire.codec != "none":
             with self._expanded.open("wb") as stream:
                 os.posix_fallocate(stream.fileno(), 0, self.blob.size_bytes)
 
     def _what_is_missing(self) -> set[int]:
-        count = len(self.wire.chunks)
-        entries = os.pread(self._log, os.fstat(self._log).st_size, 0)
-        whole = len(entries) - len(entries) % _ENTRY.size
-        # A power failure may tear the last entry: cut it off, or all later ones would be misread.
-        os.ftruncate(self._log, whole)
-        journalled = {index for (index,) in _ENTRY.iter_unpack(entries[:whole]) if index < count}
-        return set(range(count)) - {index for index in journalled if self._is_right(index)}
+        marks = os.pread(self._log, len(self.wire.chunks), 0)
+        return {index for index, mark in enumerate(marks) if not mark or not self._is_right(index)}
 
     def _is_right(self, index: int) -> bool:
         chunk = os.pread(self._data, self.wire.chunk_length(index), index * self.wire.chunk_bytes)

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import signal
-import struct
 import time
 from collections import Counter
 
@@ -173,7 +172,7 @@ def test_killed_in_mid_transfer_it_resumes_and_never_fetches_again_what_it_had(s
             await host.until(lambda: asked - missing() >= had)
             scene.agent.kill()
             journal = (scene.agent.state_dir / "partial" / f"{big.sha256}.journal").read_bytes()
-            here = {index for (index,) in struct.iter_unpack(">I", journal)}
+            here = {index for index, mark in enumerate(journal) if mark}
             assert len(here) >= had
             host.budget = None
             scene.agent.start()

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import random
-import struct
 
 import pytest
 from edgepress_agent.state.download import Partial, clear_leftovers
@@ -94,25 +93,36 @@ def test_a_torn_journal_and_a_lost_page_cost_only_their_own_chunks(folder):
     for frame in frames_of(blob, chunks)[:6]:
         assert take(partial, frame)
     partial.close()
-    # The power failed: one page never reached the disk, and the journal's last entry is cut in half.
+    # The power failed: one page never reached the disk, and the journal is cut off after the marks that it had.
     with (folder / f"{blob.wire.sha256}.part").open("r+b") as part:
         part.seek(2 * CHUNK)
         part.write(b"\0" * CHUNK)
     journal = folder / f"{blob.wire.sha256}.journal"
-    journal.write_bytes(journal.read_bytes() + struct.pack(">I", 9)[:3])
+    journal.write_bytes(journal.read_bytes()[:6])
     partial = Partial(folder, blob)
     assert partial.missing == {2, 6, 7, 8, 9}
     for frame in frames_of(blob, chunks):
         take(partial, frame)
     partial.close()
-    assert not Partial(folder, blob).missing, "entries after the torn one must be read"
+    assert not Partial(folder, blob).missing, "marks after the torn end must be read"
 
 
-def test_a_journal_that_names_chunks_beyond_the_last_is_harmless(folder):
+def test_a_journal_of_junk_is_harmless(folder):
     blob, _ = blob_of(b"x" * 3000)
     Partial(folder, blob).close()
-    (folder / f"{blob.wire.sha256}.journal").write_bytes(struct.pack(">II", 77, 0xFFFFFFFF))
+    (folder / f"{blob.wire.sha256}.journal").write_bytes(b"\xff" * 77)
     assert len(Partial(folder, blob).missing) == 3
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+def test_a_download_takes_all_its_room_at_once_so_that_a_full_disk_shows_before_the_transfer(folder, codec):
+    blob, chunks = blob_of(os.urandom(20 * CHUNK), codec)
+    partial = Partial(folder, blob)
+    reserved = {path.name: (path.stat().st_size, path.stat().st_blocks) for path in folder.iterdir()}
+    for frame in frames_of(blob, chunks):
+        take(partial, frame)
+    assert partial.complete
+    assert {path.name: (path.stat().st_size, path.stat().st_blocks) for path in folder.iterdir()} == reserved
 
 
 def test_the_disk_that_altered_a_file_is_found_out_before_the_file_is_used(folder):
@@ -138,6 +148,15 @@ def test_a_manifest_that_contradicts_itself_is_rejected(folder, codec):
     for frame in frames_of(blob, chunks):
         take(partial, frame)
     with pytest.raises(Rejected, match="SHA-256"):
+        partial.finish()
+
+
+def test_a_file_of_another_size_than_its_manifest_says_is_rejected_and_not_fetched_for_ever(folder):
+    blob, chunks = blob_of(b"weights" * 999)
+    partial = Partial(folder, Blob(blob.sha256, blob.size_bytes - 1, blob.wire))
+    for frame in frames_of(blob, chunks):
+        take(partial, frame)
+    with pytest.raises(Rejected, match="the file has 6993 bytes, its manifest says 6992"):
         partial.finish()
 
 
