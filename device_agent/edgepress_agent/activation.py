@@ -159,6 +159,10 @@ class Activation:
     async def _check(self) -> Event:
         manifest = self._candidate().manifest
         event = self._events()
+        for blob in blobs_of(manifest):
+            # It may have rotted since it was fetched.
+            if not await asyncio.to_thread(self._disk.store.verify, blob):
+                return event("damaged")
         vectors = self._disk.store.path(manifest.golden.blob.sha256) if manifest.golden else None
         model = self._disk.store.path(manifest.model.sha256)
         failed = await golden(manifest, model, vectors, timeout_s=CHECK_TIMEOUT_S, work_dir=self._disk.work)

@@ -44,7 +44,8 @@ class Converger:
         self.link = Link(settings, self.post)
         self._voice = Voice(settings, self.link)
         lock = settings.measure_lock or settings.state_dir / "measure.lock"
-        self.bench = Bench(settings.root, lock, server, self._on_phase, lambda *end: self.post(Ended(*end)))
+        verify = disk.store.verify
+        self.bench = Bench(settings.root, lock, server, verify, self._on_phase, lambda *end: self.post(Ended(*end)))
         self._trials = Trials(disk, self.bench, self._voice)
         self._activation = Activation(disk, server, self._start, self.post)
         self._supply = Supply(disk, self._voice, settings.timing, self._start, self.post)

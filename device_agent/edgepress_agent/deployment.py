@@ -15,7 +15,9 @@ from edgepress_agent.state.slots import Pair
 
 Phase = Literal["idle", "fetching", "checking", "returning", "starting", "active", "failed"]
 Action = Literal["fetch", "check", "verify", "switch", "relabel", "serve", "undo", "nothing"]
-EventKind = Literal["fetched", "unfetchable", "passed", "refused", "switched", "unswitchable", "served", "unserved"]
+EventKind = Literal[
+    "fetched", "unfetchable", "damaged", "passed", "refused", "switched", "unswitchable", "served", "unserved"
+]
 
 _REPORTED: dict[Phase, Literal["fetching", "checking", "active", "failed"]] = {
     "fetching": "fetching",
@@ -54,6 +56,7 @@ class Event:
 _TABLE: dict[tuple[Phase, EventKind], tuple[Phase, Action]] = {
     ("fetching", "fetched"): ("checking", "check"),
     ("fetching", "unfetchable"): ("failed", "nothing"),
+    ("checking", "damaged"): ("fetching", "fetch"),
     ("checking", "passed"): ("checking", "switch"),
     ("checking", "refused"): ("failed", "nothing"),
     ("checking", "switched"): ("starting", "serve"),

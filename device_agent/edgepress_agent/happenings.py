@@ -27,7 +27,7 @@ class Verified:
 
 @dataclass(frozen=True)
 class Ended:
-    """A trial ended; without an outcome where it was withdrawn."""
+    """A trial ended; without an outcome where it was withdrawn, or its files are to be fetched again."""
 
     trial: str
     outcome: Outcome | None

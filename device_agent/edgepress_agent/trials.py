@@ -11,7 +11,7 @@ from edgepress_agent.measure.bench import Bench, Outcome, Phase
 from edgepress_agent.measure.needs import unmet
 from edgepress_agent.measure.profile import Job
 from edgepress_agent.state.disk import Disk
-from edgepress_agent.wants import Wanted, blobs_of
+from edgepress_agent.wants import Wanted, blobs_of_trial
 from edgepress_agent.wire.voice import Voice
 
 MAX_ATTEMPTS = 3
@@ -54,7 +54,7 @@ class Trials:
     def look(self) -> None:
         """Offer to the bench every trial whose files are here."""
         for trial in self.open():
-            if trial.id in self._bench.trials():
+            if self._bench.has(trial.id):
                 continue
             if all(self._disk.store.holds(blob) for blob in self._blobs_of(trial)):
                 self.phase(trial.id, "queued", "")
@@ -78,7 +78,7 @@ class Trials:
                 self.end(trial.id, failed)
 
     def end(self, trial_id: str, outcome: Outcome | None) -> None:
-        """Keep and say how a trial ended, unless the host has dropped it meanwhile; None where it was withdrawn."""
+        """Keep and say how a trial ended, unless the host has dropped it meanwhile; None where there is no outcome."""
         for trial in self.open():
             if trial.id == trial_id and outcome is not None:
                 report = Report(trial_id, trial.manifest, outcome)
@@ -106,7 +106,8 @@ class Trials:
     def _why_not(self, trial: Trial) -> Failed | None:
         if self._wanted is None:
             return None
-        if (attempts := self._disk.outbox.attempts(trial.id)) >= MAX_ATTEMPTS:
+        # The attempt that is under way has been counted already, and nobody has gone down in it.
+        if not self._bench.has(trial.id) and (attempts := self._disk.outbox.attempts(trial.id)) >= MAX_ATTEMPTS:
             return Failed("crash", f"the board or the agent went down {attempts} times during this trial: given up")
         try:
             reason = unmet(self._wanted.manifest(trial.manifest))
@@ -117,8 +118,7 @@ class Trials:
     def _blobs_of(self, trial: Trial) -> tuple[Blob, ...]:
         if self._wanted is None:
             return ()
-        evaluation = (trial.evaluation.blob,) if trial.evaluation else ()
-        return (*blobs_of(self._wanted.manifest(trial.manifest)), *evaluation)
+        return blobs_of_trial(trial, self._wanted.manifest(trial.manifest))
 
     def _job(self, trial: Trial) -> Job:
         if self._wanted is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from edgepress_protocol.errors import Rejected
 from edgepress_protocol.manifest import Blob, Manifest, digest
-from edgepress_protocol.messages import Signed, Want, decode_signed, decode_to_device
+from edgepress_protocol.messages import Signed, Trial, Want, decode_signed, decode_to_device
 from edgepress_protocol.signing import PublicKey
 from edgepress_protocol.version import SPOKEN, negotiate
 
@@ -61,6 +61,11 @@ def open_manifest(signed: Signed, trusted: PublicKey) -> Manifest:
 def blobs_of(manifest: Manifest) -> tuple[Blob, ...]:
     """Blobs that a variant needs on the device."""
     return (manifest.model,) + ((manifest.golden.blob,) if manifest.golden else ())
+
+
+def blobs_of_trial(trial: Trial, manifest: Manifest) -> tuple[Blob, ...]:
+    """Blobs that a trial of a variant needs on the device."""
+    return blobs_of(manifest) + ((trial.evaluation.blob,) if trial.evaluation else ())
 
 
 def _with_manifests(want: Want, trusted: PublicKey) -> Wanted:

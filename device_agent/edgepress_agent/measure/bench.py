@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from edgepress_protocol.errors import EdgepressError
+from edgepress_protocol.manifest import Blob
 from edgepress_protocol.messages import Failed, Measured
 
 from edgepress_agent.log import logger
 from edgepress_agent.measure.profile import Job, profile
+from edgepress_agent.wants import blobs_of_trial
 
 Outcome = Measured | Failed
 Phase = Literal["queued", "fetching", "waiting", "measuring"]
@@ -29,28 +31,34 @@ class Idle(Protocol):
 
 
 class Bench:
-    """A queue of trials; `on_phase` and `on_end` tell where each one stands."""
+    """A queue of trials; `on_phase` and `on_end` tell where each one stands.
+
+    `verify` holds a blob against its digest: a file may rot between its transfer and its trial. A trial whose files
+    are no longer right ends without an outcome, as one that was withdrawn does, and can be offered again.
+    """
 
     def __init__(
         self,
         root: Path,
         lock: Path,
         server: Idle | None,
+        verify: Callable[[Blob], bool],
         on_phase: Callable[[str, Phase, str], None],
         on_end: Callable[[str, Outcome | None], None],
     ) -> None:
         self._root = root
         self._lock = lock
         self._server = server
+        self._verify = verify
         self._on_phase = on_phase
         self._on_end = on_end
         self._queue: dict[str, Job] = {}
         self._offered = asyncio.Event()
-        self._running: tuple[str, asyncio.Task[Outcome]] | None = None
+        self._running: tuple[str, asyncio.Task[Outcome | None]] | None = None
 
     def offer(self, job: Job) -> None:
         """Queue a trial whose files are here; one that is queued or running already is left alone."""
-        if job.trial.id not in self.trials():
+        if not self.has(job.trial.id):
             self._queue[job.trial.id] = job
             self._offered.set()
 
@@ -59,6 +67,10 @@ class Bench:
         self._queue.pop(trial, None)
         if self._running is not None and self._running[0] == trial:
             self._running[1].cancel()
+
+    def has(self, trial: str) -> bool:
+        """Whether a trial is queued or running."""
+        return trial in self._queue or (self._running is not None and self._running[0] == trial)
 
     def trials(self) -> frozenset[str]:
         """Trials that are queued or running."""
@@ -84,12 +96,15 @@ class Bench:
                         await task
             self._on_end(job.trial.id, None if task.cancelled() else task.result())
 
-    async def _measure(self, job: Job) -> Outcome:
+    async def _measure(self, job: Job) -> Outcome | None:
         trial = job.trial.id
         if self._server is not None and self._server.busy() and not job.trial.options.when_busy:
             self._on_phase(trial, "waiting", "the serving model has requests")
             await self._server.wait_idle()
         try:
+            for blob in blobs_of_trial(job.trial, job.manifest):
+                if not await asyncio.to_thread(self._verify, blob):
+                    return None
             return await profile(
                 job,
                 root=self._root,

@@ -44,14 +44,15 @@ class Store:
         self._files.sync(self._folder)
         self._verified.add(sha256)
 
-    def verify(self, blob: Blob) -> None:
-        """Hold a blob of a former run against its digest; a damaged one is removed. Run it in a thread."""
+    def verify(self, blob: Blob) -> bool:
+        """Hold a blob against its digest; a damaged one is removed. Return whether it is right. Run it in a thread."""
         path = self.path(blob.sha256)
         try:
             sound = sha256_of(path) == blob.sha256
-            os.utime(path)
+            if sound:
+                os.utime(path)
         except FileNotFoundError:
-            return  # evicted meanwhile
+            return False  # evicted meanwhile
         except OSError as error:
             logger.warning("blob %s… cannot be read: %s", blob.sha256[:12], error.strerror)
             sound = False
@@ -59,7 +60,9 @@ class Store:
             self._verified.add(blob.sha256)
         else:
             logger.warning("blob %s… is damaged on this disk: it is fetched again", blob.sha256[:12])
+            self._verified.discard(blob.sha256)
             self._files.remove(path)
+        return sound
 
     def used_bytes(self) -> int:
         """Bytes of all blobs."""

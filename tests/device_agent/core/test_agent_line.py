@@ -8,6 +8,7 @@ from collections import Counter
 
 import msgspec
 import pytest
+from edgepress_protocol.manifest import digest
 from edgepress_protocol.messages import Config, Failed, Measured
 from edgepress_protocol.signing import PrivateKey
 
@@ -148,6 +149,38 @@ def test_a_damaged_active_model_falls_back_says_so_and_heals(scene):
             await host.until(lambda: host.states[-1].active.manifest == second.id and not host.states[-1].refused)
             wire = second.manifest.model.wire.sha256
             assert {w for (w, _), count in host.sent.items() if count > 1} == {wire}
+
+    asyncio.run(story())
+
+
+def test_a_file_that_rots_after_its_transfer_is_neither_measured_nor_activated_but_fetched_again(scene):
+    pytest.importorskip("onnxruntime")
+
+    async def story():
+        model = scene.model(padding_bytes=5000)
+        wire, path = model.manifest.model.wire.sha256, scene.agent.state_dir / "blobs" / model.manifest.model.sha256
+        async with scene.host() as host:
+            scene.agent.start()
+            manifests = host.offer(model)
+            await host.want(trials=(scene.trial(model, 1),), manifests=manifests)
+            await host.until(lambda: len(host.reports) == 1)
+            for wish in ({"trials": (scene.trial(model, 2),)}, {"deployment": scene.deployment(model)}):
+                with path.open("r+b") as stream:  # in a comment of the file: it runs, and computes what it did
+                    stream.seek(-100, 2)
+                    stream.write(b"rotten")
+                host.sent.clear()
+                await host.want(manifests=manifests, **wish)
+                await host.until(
+                    lambda: (
+                        host.reports[-1].trial == scene.trial(model, 2).id
+                        if "trials" in wish  # noqa: B023 - called in this turn of the loop alone
+                        else host.states[-1].active
+                    )
+                )
+                assert {w for w, _ in host.sent} == {wire}
+            assert isinstance(host.reports[-1].outcome, Measured), host.reports[-1]
+            slot = scene.agent.state_dir / "slots" / model.id / "model"
+            assert digest(slot.read_bytes()) == model.manifest.model.sha256
 
     asyncio.run(story())
 
@@ -404,6 +437,10 @@ def test_a_trial_that_takes_the_agent_down_three_times_is_given_up(scene):
                 host.progress.clear()
                 scene.agent.start()
                 await host.until(lambda: any("timing" in said.detail for said in host.progress))
+                # Another wish does not end the attempt that is under way, be it the last.
+                await host.want(trials=(long,), manifests=host.offer(model))
+                await host.until(lambda: host.states[-1].generation == host.generation)
+                assert not host.reports
                 scene.agent.kill()
             scene.agent.start()
             await host.until(lambda: host.reports)
