@@ -8,7 +8,8 @@ import hashlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -268,3 +269,31 @@ class Devices:
         self._thread.join()
         self._loop.close()
         return [one for one in results if isinstance(one, Exception)]
+
+
+@contextmanager
+def listening(port: int, topic: str) -> Iterator[list[Any]]:
+    """An independent subscriber; gives what it hears."""
+    heard: list[Any] = []
+    ready, stop = threading.Event(), threading.Event()
+
+    async def listen() -> None:
+        async with aiomqtt.Client("127.0.0.1", port, protocol=aiomqtt.ProtocolVersion.V5) as client:
+            await client.subscribe(topic, qos=1)
+            ready.set()
+            task = asyncio.create_task(collect(client))
+            await asyncio.to_thread(stop.wait)
+            task.cancel()
+
+    async def collect(client: aiomqtt.Client) -> None:
+        async for message in client.messages:
+            heard.append(message)
+
+    thread = threading.Thread(target=asyncio.run, args=(listen(),))
+    thread.start()
+    assert ready.wait(5)
+    try:
+        yield heard
+    finally:
+        stop.set()
+        thread.join()

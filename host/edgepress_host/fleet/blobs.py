@@ -6,6 +6,7 @@ its digest first: a disk that lies is found out here, not on a board.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import os
@@ -49,7 +50,7 @@ class BlobStore:
                     hasher.update(piece)
                     file.write(piece)
                 file.flush()
-                os.fsync(file.fileno())
+                await asyncio.to_thread(os.fsync, file.fileno())
             if not size:
                 raise Rejected(f"blob {sha256[:12]}…: the file is empty")
             if hasher.hexdigest() != sha256:

@@ -139,12 +139,16 @@ class Fleet:
 
     # ---- what a device says
 
+    def session(self, device_id: str) -> str:
+        """Session that a device was last known by; empty where it never was."""
+        record, known = self.devices.get(device_id), self._presence.get(device_id)
+        return record.session if record else known.session if known else ""
+
     def on_presence(self, device_id: str, presence: Presence, now_unix_s: float) -> Changes:
         """Note that a device came or went; the will of an earlier session changes nothing."""
         changes = Changes()
-        record, known = self.devices.get(device_id), self._presence.get(device_id)
-        session = record.session if record else known.session if known else presence.session
-        if presence.online or presence.session == session:
+        record = self.devices.get(device_id)
+        if presence.online or self.session(device_id) in {"", presence.session}:
             self._presence[device_id] = presence
             if record:
                 seen = {"session": presence.session, "online": presence.online, "last_seen_unix_s": now_unix_s}

@@ -7,7 +7,9 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterable
+from typing import TypeVar
 
+import msgspec
 from edgepress_protocol.errors import UsageError
 from edgepress_protocol.manifest import Blob, EvaluationSet, Golden, Manifest, digest
 from edgepress_protocol.messages import Deployment, Trial, encode
@@ -23,6 +25,7 @@ GRACE_S = 60.0
 """What is younger is never swept: its manifest or trial may be on its way."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+M = TypeVar("M", bound=msgspec.Struct)
 
 
 async def store_blob(core: Core, sha256: str, pieces: AsyncIterable[bytes]) -> views.BlobView:
@@ -51,19 +54,22 @@ def add_manifest(core: Core, asked: views.ManifestIn) -> views.ManifestRef:
     """Make a variant known.
 
     Raises:
+        UsageError: a number in it is one that no message carries.
         Unknown: a blob was not uploaded.
     """
     golden = None
     if asked.golden:
         golden = Golden(_blob(core, asked.golden.blob), asked.golden.atol, asked.golden.rtol)
-    manifest = Manifest(
-        variant=asked.variant,
-        format=asked.format,
-        model=_blob(core, asked.model),
-        inputs=asked.inputs,
-        outputs=asked.outputs,
-        golden=golden,
-        needs=asked.needs,
+    manifest = _carried(
+        Manifest(
+            variant=asked.variant,
+            format=asked.format,
+            model=_blob(core, asked.model),
+            inputs=asked.inputs,
+            outputs=asked.outputs,
+            golden=golden,
+            needs=asked.needs,
+        )
     )
     payload = encode(manifest)
     sha256 = digest(payload)
@@ -78,6 +84,7 @@ def add_trials(core: Core, asked: views.TrialsIn) -> views.TrialsOut:
     """Queue each manifest on each device; pairs that cannot work are left out, with the reason.
 
     Raises:
+        UsageError: a number in it is one that no message carries.
         Unknown: a device, a manifest or the evaluation's blob is not there.
     """
     devices = choose(asked.devices, core.fleet.devices)
@@ -92,7 +99,8 @@ def add_trials(core: Core, asked: views.TrialsIn) -> views.TrialsOut:
             if reason := _unfit(core, device_id, format_):
                 skipped.append(views.Skipped(device_id, sha256, reason))
                 continue
-            queued.append(TrialRecord(Trial(uuid.uuid4().hex, sha256, evaluation, asked.options), device_id, now))
+            trial = _carried(Trial(uuid.uuid4().hex, sha256, evaluation, asked.options))
+            queued.append(TrialRecord(trial, device_id, now))
     core.apply(core.fleet.add_trials(queued))
     names = {sha256: (_manifest(core, sha256).variant, format_) for sha256, format_ in formats.items()}
     return views.TrialsOut(tuple(shown.trial(record, names) for record in queued), tuple(skipped))
@@ -177,6 +185,18 @@ def collect_garbage(core: Core, min_age_s: float = GRACE_S) -> views.Removed:
     freed_bytes = core.blobs.sweep(kept, older_than_unix_s)
     core.forget_blobs()
     return views.Removed(tuple(manifests), tuple(blobs), freed_bytes)
+
+
+def _carried(message: M) -> M:
+    """Return a message that devices can decode: JSON holds numbers that MessagePack does not.
+
+    Raises:
+        UsageError: it cannot be sent.
+    """
+    try:
+        return msgspec.msgpack.decode(encode(message), type=type(message))
+    except (OverflowError, msgspec.MsgspecError) as error:
+        raise UsageError(f"{type(message).__name__}: cannot be sent: {error}") from error
 
 
 def _unfit(core: Core, device_id: str, format_: str) -> str:

@@ -109,6 +109,7 @@ def _locked(settings: Settings) -> Iterator[None]:
             raise UsageError(
                 f"a controller runs on {settings.data_dir} already: {_who(settings.running_file)}"
             ) from error
+        settings.running_file.unlink(missing_ok=True)  # of a controller that was killed
         yield
     finally:
         os.close(descriptor)

@@ -11,6 +11,7 @@ import logging
 import secrets
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import TypeVar
 
 import msgspec
@@ -110,9 +111,11 @@ class Core:
         now = time.time()
         match message:
             case Presence():
-                if not message.online:
-                    self.distributor.gone(device_id)
+                before = self.fleet.session(device_id)
                 self.apply(self.fleet.on_presence(device_id, message, now))
+                # A session that is over took what was on its way with it; a will of an earlier one says nothing.
+                if (message.session == before) != message.online:
+                    self.distributor.gone(device_id)
             case State():
                 self.apply(self.fleet.on_state(device_id, _finite(message), now))
             case Report():
@@ -122,7 +125,7 @@ class Core:
             case Need():
                 self._take_need(device_id, message)
             case Telemetry() if device_id in self.fleet.devices:
-                self.telemetry[device_id] = message
+                self.telemetry[device_id] = _finite(message)
                 self._wake()
             case _:
                 pass
@@ -163,17 +166,15 @@ class Core:
             self.distributor.gone(device_id)
         self.apply(self.fleet.disconnected())
 
-    def chunks_due(self) -> list[tuple[Send, bytes]]:
-        """Chunks to publish now, framed; one that cannot be read is left out, and said."""
-        framed = []
+    def chunks_due(self) -> Iterator[tuple[Send, bytes]]:
+        """Chunks to publish now, each framed when it is its turn; one that cannot be read is left out, and said."""
         for send in self.distributor.due(time.monotonic()):
             try:
                 chunk = self.blobs.chunk(self._blob(send.wire.sha256), send.index)
             except (Rejected, Unavailable) as error:
                 self._reject("host", str(error))
                 continue
-            framed.append((send, encode_frame(send.wire.sha256, send.index, chunk)))
-        return framed
+            yield send, encode_frame(send.wire.sha256, send.index, chunk)
 
     def chunks_wake_in_s(self) -> float | None:
         """How long until the distributor is to be asked again."""

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import math
 import random
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import aiomqtt
@@ -37,7 +38,7 @@ class Listener(Protocol):
     def on_disconnected(self) -> None:
         """Note that the connection is gone, and with it what is known of every device's presence."""
 
-    def chunks_due(self) -> list[tuple[Send, bytes]]:
+    def chunks_due(self) -> Iterable[tuple[Send, bytes]]:
         """Frames to publish now."""
 
     def chunks_wake_in_s(self) -> float | None:

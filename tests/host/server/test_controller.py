@@ -12,8 +12,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from edgepress_protocol.messages import (
     encode,
 )
 from edgepress_protocol.transfer import decode_frame
+from honest import listening
 
 
 def wait_gone(pid: int) -> None:
@@ -40,34 +40,6 @@ def wait_gone(pid: int) -> None:
     while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
         assert time.monotonic() < end
         time.sleep(0.01)
-
-
-@contextmanager
-def listening(port: int, topic: str, *, wait_s: float = 0.0) -> Iterator[list[Any]]:
-    """An independent subscriber; gives what it hears."""
-    heard: list[Any] = []
-    ready, stop = threading.Event(), threading.Event()
-
-    async def listen() -> None:
-        async with aiomqtt.Client("127.0.0.1", port, protocol=aiomqtt.ProtocolVersion.V5) as client:
-            await client.subscribe(topic, qos=1)
-            ready.set()
-            task = asyncio.create_task(collect(client))
-            await asyncio.to_thread(stop.wait)
-            task.cancel()
-
-    async def collect(client: aiomqtt.Client) -> None:
-        async for message in client.messages:
-            heard.append(message)
-
-    thread = threading.Thread(target=asyncio.run, args=(listen(),))
-    thread.start()
-    assert ready.wait(5)
-    try:
-        yield heard
-    finally:
-        stop.set()
-        thread.join()
 
 
 def test_a_trial_goes_out_and_its_measurement_comes_back(controller, devices):
