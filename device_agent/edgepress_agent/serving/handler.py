@@ -24,6 +24,7 @@ ALIAS = "active"
 """A name for whatever model serves, so that a client need not know of deployments."""
 
 _IDLE_S = 60.0
+_LENGTH_DIGITS = 20
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -56,6 +57,11 @@ class Handler(BaseHTTPRequestHandler):
         go_ahead = super().handle_expect_100()
         self.wfile.flush()
         return go_ahead
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer what the base class refuses by itself, other methods and bad heads, in JSON too."""
+        self.close_connection = True
+        self._send_error(HTTPStatus(code), explain or message or HTTPStatus(code).phrase)
 
     def do_GET(self) -> None:
         """Health and metadata."""
@@ -108,9 +114,10 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self._send_error(HTTPStatus.LENGTH_REQUIRED, "a request needs a Content-Length")
             return None
-        if int(length) > MAX_BODY_BYTES:
+        # Python reads no number of thousands of digits.
+        if len(length) > _LENGTH_DIGITS or int(length) > MAX_BODY_BYTES:
             self.close_connection = True
-            line = f"a request may have {MAX_BODY_BYTES} bytes, this one says {length}"
+            line = f"a request may have {MAX_BODY_BYTES} bytes, this one says {length[:_LENGTH_DIGITS]}"
             self._send_error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, line)
             return None
         return self.rfile.read(int(length))
@@ -136,7 +143,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
         return status
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import logging
+import os
 import socket
 import stat
 from dataclasses import dataclass, field
@@ -210,6 +212,8 @@ def _listen(address: str) -> socket.socket:
 
 
 def _listen_unix(path: Path) -> socket.socket:
+    if _is_listened_on(path):
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
     _unlink(f"unix:{path}")
     listening = socket.socket(socket.AF_UNIX)
     try:
@@ -240,6 +244,18 @@ def _is_loopback(host: str) -> bool:
 
 def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _is_listened_on(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.setblocking(False)
+        try:
+            client.connect(str(path))
+        except BlockingIOError:
+            return True  # whoever listens has a full queue
+        except OSError:
+            return False
+    return True
 
 
 def _unlink(address: str) -> None:

@@ -204,6 +204,11 @@ def test_other_paths_lengths_and_sizes_are_refused(endpoint):
     assert status == 413
     status, answer = ask(endpoint, "POST", "/v2/models/active/infer", None, {"Transfer-Encoding": "chunked"})
     assert status == 411
+    status, answer = ask(endpoint, "POST", "/v2/models/active/infer", None, {"Content-Length": "9" * 5000})
+    assert status == 413
+    status, answer = ask(endpoint, "PUT", "/v2/models/active/infer", RIGHT)
+    assert status == 501
+    assert answer["error"] == "Unsupported method ('PUT')"
 
 
 @pytest.fixture(scope="module")
@@ -355,6 +360,18 @@ def test_an_address_in_use_is_one_line(tmp_path):
                 await Server(server.address, tmp_path).start()
 
     asyncio.run(run())
+
+
+def test_a_socket_that_another_agent_listens_on_is_left_to_it(tmp_path):
+    needs_format("onnx")
+
+    async def story(server: Server):
+        other = Server(server.address, tmp_path / "other")
+        with pytest.raises(UsageError, match="cannot listen there: Address already in use"):
+            await other.start()
+        assert (await asked(server, "GET", "/v2/health/ready"))[0] == 200
+
+    serve(tmp_path, story, address=f"unix:{tmp_path}/s.sock")
 
 
 def test_a_socket_left_by_an_agent_that_was_killed_is_replaced_and_a_file_is_not(tmp_path):
