@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 
 from edgepress_protocol.errors import EdgepressError, Rejected
-from edgepress_protocol.manifest import Blob
+from edgepress_protocol.manifest import MAX_TEXT, Blob
 from edgepress_protocol.measurement import Device
 from edgepress_protocol.messages import Config, Failed, HostState, State, Telemetry, decode_to_device
 from edgepress_protocol.version import SPOKEN, negotiate
@@ -220,7 +220,7 @@ class Converger:
                 deployment=self._activation.status,
                 waiting_reports=len(self._disk.outbox),
                 clock_synced=clock_synced(),
-                refused="; ".join(line for _, line in sorted(self._notes.items()) if line)[:4096],
+                refused="; ".join(line for _, line in sorted(self._notes.items()) if line)[:MAX_TEXT],
             )
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from edgepress_protocol.manifest import MAX_TEXT
 from edgepress_protocol.messages import Deployment, DeploymentStatus
 
 from edgepress_agent.state.slots import Pair
@@ -108,4 +109,4 @@ def step(now: Deploying, event: Event) -> tuple[Deploying, Action]:
     if change is None:
         return now, "nothing"
     phase, action = change
-    return replace(now, phase=phase, reason=event.reason if phase == "failed" else ""), action
+    return replace(now, phase=phase, reason=event.reason[:MAX_TEXT] if phase == "failed" else ""), action

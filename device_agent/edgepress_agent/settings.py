@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from dataclasses import dataclass, field
@@ -138,7 +139,7 @@ def check_serve(address: str, state_dir: Path) -> str | None:
             )
         return address
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    if not host or not port.isdecimal() or int(port) > 65535:
         raise UsageError(f"--serve {address!r}: expected HOST:PORT, unix:PATH or off")
     return address
 
@@ -163,6 +164,7 @@ def lock_state_dir(state_dir: Path) -> int:
         raise UsageError(
             f"--state-dir {state_dir}: another agent (process {holder}) runs in it; give each agent its own"
         ) from None
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
+    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same, and what is active must be served
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
     return descriptor

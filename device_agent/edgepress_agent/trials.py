@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgepress_protocol.errors import Rejected
-from edgepress_protocol.manifest import Blob
+from edgepress_protocol.manifest import MAX_TEXT, Blob
 from edgepress_protocol.messages import Failed, Progress, Report, Trial
 
 from edgepress_agent.log import logger
@@ -81,6 +81,9 @@ class Trials:
         """Keep and say how a trial ended, unless the host has dropped it meanwhile; None where there is no outcome."""
         for trial in self.open():
             if trial.id == trial_id and outcome is not None:
+                if isinstance(outcome, Failed):
+                    # Longer ones would be refused by the host, and sent again for ever.
+                    outcome = Failed(outcome.kind, outcome.detail[:MAX_TEXT])
                 report = Report(trial_id, trial.manifest, outcome)
                 self._disk.outbox.put(report)
                 self._voice.reports([report])

@@ -22,7 +22,8 @@ ChunkDigest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 BlobSize = Annotated[int, msgspec.Meta(ge=1, le=MAX_BLOB_BYTES)]
 Codec = Literal["none", "zstd", "shuffle4-zstd"]
 Dimension = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)] | None
-Text = Annotated[str, msgspec.Meta(max_length=4096)]
+MAX_TEXT = 4096
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 

@@ -7,6 +7,7 @@ A runtime module has `available()`, which imports nothing heavy and is asked in 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -72,8 +73,9 @@ class RuntimeModule(Protocol):
         """
 
 
+@functools.cache
 def every() -> dict[str, RuntimeModule]:
-    """Return all runtime modules by format, installed or not."""
+    """Return all runtime modules by format, installed or not. They are looked for once: it takes milliseconds."""
     formats = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
     own = {name: _as_runtime(importlib.import_module(f"{__name__}.{name}")) for name in formats}
     foreign = importlib.metadata.entry_points(group=ENTRY_POINTS)
@@ -115,7 +117,8 @@ def get(artifact_format: str) -> tuple[Runtime, RuntimeModule]:
     return runtime, module
 
 
-def distribution(artifact_format: str, module: str, packages: Sequence[str]) -> Runtime | None:
+@functools.cache
+def distribution(artifact_format: str, module: str, packages: tuple[str, ...]) -> Runtime | None:
     """Return the first installed of `packages` that brings an importable `module`; a helper for runtime modules."""
     if importlib.util.find_spec(module) is None:
         return None

@@ -66,8 +66,12 @@ class Slots:
             if wrong[active.manifest]
         ]
         if problems:
-            self._commit(self.pair)
             logger.error("%s", "; ".join(problems))
+            try:
+                self._commit(self.pair)
+            except OSError as error:
+                # What is left is served all the same; the next start finds the same damage.
+                logger.warning("slots.json: %s", error.strerror)
         self._sweep()
         return "; ".join(problems)
 
@@ -168,7 +172,11 @@ class Slots:
         kept = {active.manifest for active in (self.pair.current, self.pair.previous) if active is not None}
         for path in self._folder.iterdir():
             if path.name != "slots.json" and path.name not in kept:
-                self._files.remove(path)
+                try:
+                    self._files.remove(path)
+                except OSError as error:
+                    # It holds room until the next switch, no more.
+                    logger.warning("%s: %s", path, error.strerror)
 
 
 def _contents(manifest: Manifest) -> tuple[tuple[str, str], ...]:

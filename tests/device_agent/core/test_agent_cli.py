@@ -63,6 +63,7 @@ def one_line(done: subprocess.CompletedProcess[str], status: int = 2) -> str:
         ({"id": "a/b"}, "use 1 to 64 letters"),
         ({"fleet": "#"}, "use 1 to 64 letters"),
         ({"serve": "nonsense"}, "expected HOST:PORT, unix:PATH or off"),
+        ({"serve": "127.0.0.1:\u00b2"}, "expected HOST:PORT, unix:PATH or off"),
         ({"serve": "unix:/" + "x" * 200}, "more than 107 bytes"),
         ({"ca": "ca.pem"}, "--ca is for mqtts://"),
         ({"broker": "mqtts://host", "ca": "nowhere.pem"}, "--ca nowhere.pem: no such file"),
@@ -196,6 +197,15 @@ def test_a_full_disk_shows_before_the_transfer_and_is_recovered_from(scene):
             )
 
     asyncio.run(story())
+
+
+def test_an_agent_starts_on_a_full_disk(given, tmp_path):
+    """What is active must be served again after a power failure, whatever fills the disk."""
+    limit = "import os, resource as r, sys; r.setrlimit(r.RLIMIT_FSIZE, (0, -1)); os.execv(sys.argv[1], sys.argv[1:])"
+    (tmp_path / "state").mkdir()
+    command = [sys.executable, "-c", limit, *given.command()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert one_line(done, 1).startswith("error: broker mqtt://127.0.0.1:1")
 
 
 def test_probe_and_version_speak(tmp_path):

@@ -309,6 +309,29 @@ def test_a_manifest_of_another_key_ends_its_trial_alone(scene):
     asyncio.run(story())
 
 
+def test_the_longest_reason_still_fits_into_what_the_host_reads(scene):
+    async def story():
+        model = scene.model()
+        model.manifest = msgspec.structs.replace(model.manifest, needs="n" * 4096)
+        model.sign(scene.key)
+        async with scene.host() as host:
+            scene.agent.start()
+            manifests = host.offer(model)
+            await host.want(trials=(scene.trial(model),), deployment=scene.deployment(model), manifests=manifests)
+            await host.until(lambda: host.reports)
+            assert host.reports[0].outcome.kind == "unsupported"
+            await host.until(lambda: (s := host.states[-1].deployment) and s.phase == "failed")
+            # What was remembered of it can be read again too: an older want is still an older one.
+            scene.agent.stop()
+            heard = len(host.states)
+            scene.agent.start()
+            await host.until(lambda: len(host.states) > heard)
+            assert host.states[heard].generation == 1
+        assert "damaged" not in scene.agent.said()
+
+    asyncio.run(story())
+
+
 def test_a_host_of_another_protocol_version_is_refused_in_one_line(scene):
     async def story():
         async with scene.host() as host:

@@ -1,6 +1,7 @@
 """Whatever the power does, the current slot holds a complete, verified model."""
 
 import contextlib
+import errno
 import random
 from pathlib import Path
 
@@ -175,6 +176,27 @@ def test_a_damaged_current_slot_falls_back_to_the_previous_and_says_so(tmp_path)
     assert "v2 is given up: the SHA-256 of its model is not the manifest's" in after.restore()
     assert after.pair == Pair(first, None)
     assert Slots(tmp_path / "slots", KEY.public, Files()).restore() == ""
+
+
+class FullFiles(Files):
+    """Nothing more can be written."""
+
+    def write(self, path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def remove(self, path):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+
+def test_a_damaged_slot_on_a_full_disk_still_falls_back(tmp_path):
+    shelf = Shelf(tmp_path / "blobs")
+    slots = Slots(tmp_path / "slots", KEY.public, Files())
+    first, second = install(slots, shelf, 1), install(slots, shelf, 2)
+    slots.open(second.manifest).model.write_bytes(b"rotten")
+    after = Slots(tmp_path / "slots", KEY.public, FullFiles())
+    assert "v2 is given up" in after.restore()
+    assert after.pair == Pair(first, None)
+    assert after.open(first.manifest)
 
 
 def test_a_slot_signed_by_another_key_is_given_up(tmp_path):
