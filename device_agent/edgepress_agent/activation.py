@@ -137,8 +137,11 @@ class Activation:
                 self._try(lambda: self._disk.slots.switch(self._occupant()))
             case "serve":
                 self._run(self._serve(), otherwise="unserved")
+            case "settle":
+                self._disk.slots.settle()
             case "undo":
                 self._try(lambda: self._disk.slots.put_back(self._before))
+                self._disk.slots.settle()
             case "nothing":
                 pass
 

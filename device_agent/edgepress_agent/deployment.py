@@ -15,7 +15,7 @@ from edgepress_protocol.messages import Deployment, DeploymentStatus
 from edgepress_agent.state.slots import Pair
 
 Phase = Literal["idle", "fetching", "checking", "returning", "starting", "active", "failed"]
-Action = Literal["fetch", "check", "verify", "switch", "relabel", "serve", "undo", "nothing"]
+Action = Literal["fetch", "check", "verify", "switch", "relabel", "serve", "settle", "undo", "nothing"]
 EventKind = Literal[
     "fetched", "unfetchable", "damaged", "passed", "refused", "switched", "unswitchable", "served", "unserved"
 ]
@@ -68,7 +68,7 @@ _TABLE: dict[tuple[Phase, EventKind], tuple[Phase, Action]] = {
     ("returning", "unswitchable"): ("failed", "nothing"),
     # The kept copy was damaged: fetch it as if it had never been here.
     ("returning", "refused"): ("fetching", "fetch"),
-    ("starting", "served"): ("active", "nothing"),
+    ("starting", "served"): ("active", "settle"),
     # The model passed its check, and yet does not serve: the former one comes back.
     ("starting", "unserved"): ("failed", "undo"),
     # No way out of "active" and "failed" but another deployment: see `want`.

@@ -72,7 +72,7 @@ class Slots:
             except OSError as error:
                 # What is left is served all the same; the next start finds the same damage.
                 logger.warning("slots.json: %s", error.strerror)
-        self._sweep()
+        self.settle()
         return "; ".join(problems)
 
     def open(self, manifest_sha256: str) -> Opened:
@@ -126,6 +126,8 @@ class Slots:
     def switch(self, active: Active) -> None:
         """Make a prepared slot the current one; the current one becomes the previous.
 
+        What was the previous is kept until `settle`, for a switch that has to be undone.
+
         Raises:
             Unavailable: the disk is full, or fails; nothing has changed.
         """
@@ -142,7 +144,17 @@ class Slots:
         except OSError as error:
             raise Unavailable(_say(error)) from error
         self.pair = pair
-        self._sweep()
+
+    def settle(self) -> None:
+        """Remove what is in neither slot any more."""
+        kept = {active.manifest for active in (self.pair.current, self.pair.previous) if active is not None}
+        for path in self._folder.iterdir():
+            if path.name != "slots.json" and path.name not in kept:
+                try:
+                    self._files.remove(path)
+                except OSError as error:
+                    # It holds room until the next switch, no more.
+                    logger.warning("%s: %s", path, error.strerror)
 
     def blobs(self) -> frozenset[str]:
         """Digests of the files that the slots share with the store."""
@@ -167,16 +179,6 @@ class Slots:
         except msgspec.MsgspecError as error:
             logger.error("slots.json is damaged (%s): no model is active", error)
             return Pair()
-
-    def _sweep(self) -> None:
-        kept = {active.manifest for active in (self.pair.current, self.pair.previous) if active is not None}
-        for path in self._folder.iterdir():
-            if path.name != "slots.json" and path.name not in kept:
-                try:
-                    self._files.remove(path)
-                except OSError as error:
-                    # It holds room until the next switch, no more.
-                    logger.warning("%s: %s", path, error.strerror)
 
 
 def _contents(manifest: Manifest) -> tuple[tuple[str, str], ...]:

@@ -41,7 +41,7 @@ def test_the_straight_way():
     now, action = life.want(Deploying(), wish(1), Pair(), None)
     assert action == "fetch"
     now, actions = run(now, "fetched", "passed", "switched", "served")
-    assert actions == ["check", "switch", "serve", "nothing"]
+    assert actions == ["check", "switch", "serve", "settle"]
     assert now.status().phase == "active"
 
 
@@ -69,7 +69,7 @@ def test_back_to_the_previous_without_fetching_unless_it_was_damaged():
     current, previous = Active("1" * 32, "a" * 64, "a"), Active("2" * 32, "b" * 64, "b")
     now, action = life.want(Deploying(), wish(3, "b" * 64), Pair(current, previous), None)
     assert action == "verify"
-    assert run(now, "passed", "switched", "served")[1] == ["switch", "serve", "nothing"]
+    assert run(now, "passed", "switched", "served")[1] == ["switch", "serve", "settle"]
     assert run(now, "refused")[1] == ["fetch"]
 
 
@@ -183,8 +183,11 @@ class Life(RuleBasedStateMachine):
                 self.happened("switched")
         elif action == "relabel":
             self.slots.switch(replace_deployment(self.slots.pair.current, self.now.wanted.id))
+        elif action == "settle":
+            self.slots.settle()
         elif action == "undo":
             self.slots.put_back(self.before)
+            self.slots.settle()
             self.once_active = self.before.current is not None
 
     @invariant()
@@ -198,6 +201,8 @@ class Life(RuleBasedStateMachine):
             opened = self.slots.open(current.manifest)
             assert current.manifest in self.checked, "active without ever having passed its check"
             assert digest(opened.model.read_bytes()) == opened.manifest.model.sha256
+        if self.slots.pair.previous is not None:
+            assert self.slots.open(self.slots.pair.previous.manifest), "there is something to roll back to"
         if self.now.phase == "active":
             assert current.manifest == self.now.wanted.manifest
 

@@ -162,8 +162,22 @@ def test_switch_and_back(tmp_path):
     assert slots.pair == Pair(again, second), "another deployment of the same model moves nothing"
     third = install(slots, shelf, 3)
     assert slots.pair == Pair(third, again)
+    slots.settle()
     assert {path.name for path in (tmp_path / "slots").iterdir()} == {third.manifest, first.manifest, "slots.json"}
     assert len(slots.blobs()) == 2
+
+
+def test_a_switch_that_is_undone_leaves_the_previous_model_to_roll_back_to(tmp_path):
+    shelf = Shelf(tmp_path / "blobs")
+    slots = Slots(tmp_path / "slots", KEY.public, Files())
+    first, second = install(slots, shelf, 1), install(slots, shelf, 2)
+    before = slots.pair
+    install(slots, shelf, 3)
+    slots.put_back(before)
+    slots.settle()
+    assert slots.pair == Pair(second, first)
+    assert slots.open(first.manifest).manifest.variant == "v1"
+    assert {path.name for path in (tmp_path / "slots").iterdir()} == {second.manifest, first.manifest, "slots.json"}
 
 
 def test_a_damaged_current_slot_falls_back_to_the_previous_and_says_so(tmp_path):
