@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from edgepress_host.client.client import Client
-    from edgepress_host.server.views import MeasurementView, TrialView
+    from edgepress_host.server.views import DeviceView, MeasurementView, TrialView
 
 ENDED = frozenset({"done", "failed", "cancelled"})
 JOIN_S = 10.0
@@ -28,7 +28,7 @@ def wait_for_devices(client: Client, wanted: Iterable[str]) -> None:
     """Give devices the time to connect to a controller that has only just started."""
     names = set(wanted)
     started = client.health().started_unix_s
-    seq = client.changes(0, 0.0).seq
+    seq = client.last_seq()
     while names - {view.id for view in client.devices() if view.online}:
         left = started + JOIN_S - time.time()
         if left <= 0:
@@ -36,17 +36,50 @@ def wait_for_devices(client: Client, wanted: Iterable[str]) -> None:
         seq = client.changes(seq, left).seq
 
 
+class Absent:
+    """Who has been away for so long that nobody waits for it any more.
+
+    A device that is there and obeys nothing of what this controller wants, which a wrong key brings about, is away.
+    """
+
+    def __init__(self) -> None:
+        self._seen_s: dict[str, float] = {}
+
+    def among(self, devices: Iterable[DeviceView]) -> set[str]:
+        """Names of those who are away, as the devices stand now."""
+        now_s, away = time.monotonic(), set()
+        for view in devices:
+            if view.online and not (view.refused and view.reported_generation < view.generation):
+                self._seen_s[view.id] = now_s
+            elif now_s - self._seen_s.get(view.id, -AWAY_S) >= AWAY_S:
+                away.add(view.id)
+        return away
+
+
+def absence(client: Client, names: Iterable[str]) -> str:
+    """Say why nobody waits for these devices: `a is offline; b refuses this controller: …`."""
+    views = {view.id: view for view in client.devices()}
+    said = []
+    for name in sorted(names):
+        view = views.get(name)
+        if view is not None and view.online and view.refused:
+            said.append(f"{name} refuses this controller: {view.refused}")
+        else:
+            said.append(f"{name} is {'offline' if view else 'removed'}")
+    return "; ".join(said)
+
+
 def watch(
     client: Client, queued: Sequence[TrialView], *, keep: bool
 ) -> tuple[list[TrialView], dict[str, MeasurementView]]:
-    """Follow trials until those on devices that are online have ended; `keep` leaves the live table standing.
+    """Follow trials until all have ended but those of absent devices; `keep` leaves the live table standing.
 
     Returns the trials as they stand then, and measurements by trial.
     """
     order = {trial.id: trial for trial in queued}
     measured: dict[str, MeasurementView] = {}
     told: dict[str, str] = {}
-    seen_s = dict.fromkeys((trial.device for trial in queued), -AWAY_S)
+    absent = Absent()
     screen = console(stderr=True)
     with ExitStack() as stack:
         live = None
@@ -65,9 +98,8 @@ def watch(
                 live.update(_screenful(list(order.values()), measured, screen.height), refresh=True)
             else:
                 _tell(order.values(), measured, told)
-            now_s = time.monotonic()
-            seen_s.update({view.id: now_s for view in client.devices() if view.online})
-            return all(trial.state in ENDED or now_s - seen_s[trial.device] >= AWAY_S for trial in order.values())
+            away = absent.among(client.devices())
+            return all(trial.state in ENDED or trial.device in away for trial in order.values())
 
         client.follow(look, tick_s=AWAY_S / 3)
         if live is not None and keep:

@@ -27,15 +27,6 @@ if TYPE_CHECKING:
     from edgepress_host.server.views import RolloutIn
 
 
-PHASES = {
-    "canary": "on its way to the first ones",
-    "holding": "the first ones are watched",
-    "rest": "on its way",
-    "done": "active",
-    "failed": "failed, set back",
-}
-
-
 @click.command()
 @click.argument("variant", required=False)
 @click.option("--selected", is_flag=True, help="Deploy what `edgepress select` chose, to each kind of board its own.")
@@ -132,18 +123,35 @@ def _selected(settings: Settings) -> dict[str, str]:
 
 
 def _wait(client: Client, rollouts: list[Rollout], names: dict[str, str]) -> list[Rollout]:
-    """Follow the rollouts to their ends, saying each phase once."""
+    """Follow the rollouts to their ends, saying each phase once; one that waits for absent devices goes on alone."""
+    from edgepress_host.cli._watch import AWAY_S, Absent, absence, wait_for_devices
+    from edgepress_host.fleet.rollout import told
+
     latest = {rollout.id: rollout for rollout in rollouts}
     said: dict[str, str] = {}
+    absent = Absent()
+    left: set[str] = set()
+    wait_for_devices(client, {device for rollout in rollouts for device in rollout.devices})
 
     def look() -> bool:
         for rollout_id in latest:
             rollout = latest[rollout_id] = client.rollout(rollout_id)
             if said.get(rollout_id) != rollout.phase:
                 said[rollout_id] = rollout.phase
-                name = names.get(rollout.manifest, rollout.manifest[:12])
-                say(f"{name} on {', '.join(rollout.devices)}: {PHASES[rollout.phase]}")
-        return not any(rollout.open for rollout in latest.values())
+                say(told(rollout, names.get(rollout.manifest, rollout.manifest[:12])))
+        views = client.devices()
+        active = {(view.id, view.active.deployment) for view in views if view.active}
+        waited_for = [
+            {device for device in rollout.previous if (device, rollout.id) not in active}
+            for rollout in latest.values()
+            if rollout.open
+        ]
+        left.clear()
+        left.update(*waited_for)
+        away = absent.among(views)
+        return all(devices and devices <= away for devices in waited_for)
 
-    client.follow(look)
+    client.follow(look, tick_s=AWAY_S / 3)
+    if left:
+        say(f"the rollout goes on by itself when they come: {absence(client, left)}")
     return list(latest.values())

@@ -131,6 +131,7 @@ def command(
             except KeyboardInterrupt:
                 say("the trials stay queued: `edgepress trials` shows them, `edgepress trials cancel --all` ends them")
                 raise
+            _say_what_is_left(client, trials)
     if as_json:
         views = [view for trial in trials if (view := measured.get(trial.id))]
         print_json({"trials": trials, "skipped": skipped, "measurements": views})
@@ -138,7 +139,6 @@ def command(
         say(f"{len(trials)} trials queued; `edgepress trials` shows where they stand")
     elif trials:
         console().print(trial_table(trials, measured))
-    _say_what_is_left(trials, wait)
     if not trials or (wait and all(trial.state in {"failed", "cancelled"} for trial in trials)):
         raise Unavailable(
             "nothing was measured: every trial failed" if trials else "nothing was measured: every pair was skipped"
@@ -205,14 +205,12 @@ def _queue(client: Client, batch: Batch, devices: str, options: ProfileOptions) 
     return client.queue_trials(TrialsIn(manifests, devices=devices, evaluation=evaluation, options=options))
 
 
-def _say_what_is_left(trials: list[TrialView], wait: bool) -> None:
-    from edgepress_host.cli._watch import ENDED
+def _say_what_is_left(client: Client, trials: list[TrialView]) -> None:
+    from edgepress_host.cli._watch import ENDED, absence
 
-    if not wait:
-        return
     for trial in trials:
         if trial.state == "failed":
             say(f"{trial.device}  {trial.variant}:{trial.format}  failed: {trial.detail}")
-    left = sorted({trial.device for trial in trials if trial.state not in ENDED})
+    left = {trial.device for trial in trials if trial.state not in ENDED}
     if left:
-        say(f"trials stay queued for {', '.join(left)}, which {'is' if len(left) == 1 else 'are'} offline")
+        say(f"trials stay queued: {absence(client, left)}")

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from edgepress_host.client.client import Client
 
 
+NOTHING_BEFORE = "ran nothing before: what it runs now stays until another variant is deployed"
+
+
 @click.command()
 @devices_option
 @no_wait_option
@@ -33,7 +36,11 @@ def command(settings: Settings, devices: str, wait: bool, as_json: bool) -> None
         back = client.roll_back(devices).devices
         names = {view.manifest: f"{view.variant}:{view.format}" for view in client.manifests()}
         for device, manifest in sorted(back.items()):
-            say(f"{device} goes back to {names.get(manifest, manifest[:12])}")
+            say(
+                f"{device} goes back to {names.get(manifest, manifest[:12])}"
+                if manifest
+                else f"{device} {NOTHING_BEFORE}"
+            )
         failures = _wait(client, back) if wait else {}
     if as_json:
         print_json({"devices": back, "failed": failures})
@@ -42,28 +49,34 @@ def command(settings: Settings, devices: str, wait: bool, as_json: bool) -> None
 
 
 def _wait(client: Client, back: dict[str, str]) -> dict[str, str]:
-    """Wait until every online device runs what it goes back to; returns those that failed, with their reasons."""
+    """Wait until every device that is not absent runs what it goes back to; returns why others failed."""
+    from edgepress_host.cli._watch import AWAY_S, Absent, absence, wait_for_devices
+
     failures: dict[str, str] = {}
-    offline: set[str] = set()
+    left: set[str] = set()
+    absent = Absent()
+    wait_for_devices(client, {device for device, manifest in back.items() if manifest})
 
     def look() -> bool:
         failures.clear()
-        offline.clear()
+        left.clear()
         waiting = False
-        for view in client.devices():
+        views = client.devices()
+        away = absent.among(views)
+        for view in views:
             wanted = back.get(view.id)
-            if wanted is None or (view.active is not None and view.active.manifest == wanted):
+            if not wanted or (view.active is not None and view.active.manifest == wanted):
                 continue
             status = view.deployment
             if status and status.phase == "failed" and view.wanted and status.deployment == view.wanted.id:
                 failures[view.id] = status.reason
-            elif not view.online:
-                offline.add(view.id)
+            elif view.id in away:
+                left.add(view.id)
             else:
                 waiting = True
         return not waiting
 
-    client.follow(look)
-    for device in sorted(offline):
-        say(f"{device} is offline, and goes back when it comes again")
+    client.follow(look, tick_s=AWAY_S / 3)
+    if left:
+        say(f"these go back when they come: {absence(client, left)}")
     return failures

@@ -105,6 +105,10 @@ class Client:
         """Remove what nothing refers to."""
         return self._post("/v1/gc", None, views.Removed)
 
+    def last_seq(self) -> int:
+        """Sequence number of the last change so far."""
+        return self._get("/v1/changes", views.Changes).seq
+
     def changes(self, after: int, timeout_s: float = POLL_S) -> views.Changes:
         """Return changes after a sequence number, as soon as there are any; none after `timeout_s`."""
         return self._get("/v1/changes", views.Changes, {"after": str(after), "timeout_s": str(timeout_s)})
@@ -112,7 +116,7 @@ class Client:
     def follow(self, look: Callable[[], bool], *, tick_s: float = POLL_S) -> None:
         """Call `look` at once and after every change (at the latest after `tick_s`), until it returns True."""
         # Asked for before the first look, so that nothing falls between the two.
-        seq = self.changes(0, 0.0).seq
+        seq = self.last_seq()
         while not look():
             seq = self.changes(seq, tick_s).seq
 

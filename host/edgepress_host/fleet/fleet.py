@@ -6,7 +6,7 @@ lines for people. A device's desired state is complete in every `want`; its gene
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 from edgepress_protocol.errors import Rejected
@@ -34,6 +34,8 @@ WANT_BYTES = MAX_MESSAGE_BYTES // 2
 
 MAX_GENERATION = 1 << 62
 
+_DOES = {"fetching": "fetches", "checking": "checks", "active": "runs", "failed": "could not run"}
+
 
 class Fleet:
     """Devices and their open trials."""
@@ -52,6 +54,7 @@ class Fleet:
         self.manifests = dict(manifests or {})
         self.config = config or Config()
         self._presence: dict[str, Presence] = {}
+        self._names: dict[str, tuple[str, str]] = {}
 
     # ---- what a device is to do
 
@@ -90,6 +93,13 @@ class Fleet:
         """Make a manifest known."""
         self.manifests[sha256] = payload
 
+    def named(self, sha256: str) -> tuple[str, str]:
+        """Variant and format of a known manifest."""
+        if sha256 not in self._names:
+            manifest = manifest_of(self.manifests[sha256])
+            self._names[sha256] = (manifest.variant, manifest.format)
+        return self._names[sha256]
+
     def add_trials(self, records: Iterable[TrialRecord]) -> Changes:
         """Queue trials for known devices and manifests."""
         changes = Changes()
@@ -118,10 +128,8 @@ class Fleet:
         if record.deployment != deployment:
             self.devices[device_id] = msgspec.structs.replace(record, deployment=deployment)
             self._touch(changes, device_id)
-            text = (
-                f"{device_id} is to run {deployment.manifest[:12]}" if deployment else f"{device_id} is to run nothing"
-            )
-            changes.notes.append(Note("device", text, device=device_id))
+            wanted = self._name(deployment.manifest) if deployment else "nothing"
+            changes.notes.append(Note("device", f"{device_id} is to run {wanted}", device=device_id))
         return changes
 
     def forget(self, device_id: str, now_unix_s: float) -> Changes:
@@ -178,7 +186,7 @@ class Fleet:
             changes.notes.append(
                 Note(
                     "device",
-                    f"{device_id} is at generation {state.generation}, beyond ours; resuming above it",
+                    f"{device_id} was told more than this controller remembers; going on from there",
                     device=device_id,
                 )
             )
@@ -255,8 +263,8 @@ class Fleet:
         else:
             self.trials.pop(record.trial.id, None)
         changes.trials[record.trial.id] = record
-        text = f"{record.device}: trial {record.trial.id[:8]} {record.state}"
-        text += f", {record.detail}" if record.detail else ""
+        text = f"{record.device}: {self._name(record.trial.manifest)} {record.state}"
+        text += f": {record.detail}" if record.detail else ""
         changes.notes.append(Note("trial", text, device=record.device, trial=record.trial.id))
 
     def _touch(self, changes: Changes, device_id: str) -> None:
@@ -271,7 +279,28 @@ class Fleet:
     def _update(self, changes: Changes, before: DeviceRecord, **fields: object) -> None:
         after = msgspec.structs.replace(before, **fields)
         self.devices[after.id] = changes.devices[after.id] = after
-        changes.notes.extend(Note("device", text, device=after.id) for text in _differences(before, after))
+        changes.notes.extend(Note("device", text, device=after.id) for text in self._differences(before, after))
+
+    def _name(self, sha256: str) -> str:
+        return ":".join(self.named(sha256))
+
+    def _differences(self, before: DeviceRecord, after: DeviceRecord) -> Iterator[str]:
+        """Say in words what changed; empty words where nothing did that a person asks for."""
+        if before.online != after.online:
+            yield f"{after.id} is {'online' if after.online else 'offline'}"
+        if after.refused and before.refused != after.refused:
+            yield f"{after.id} is refused: {after.refused}"
+        if after.state.refused and before.state.refused != after.state.refused:
+            yield f"{after.id} refuses: {after.state.refused}"
+        status, active = after.state.deployment, after.state.active
+        if status and before.state.deployment != status:
+            ours = after.deployment and after.deployment.id == status.deployment
+            what = self._name(after.deployment.manifest) if after.deployment and ours else "what it was told before"
+            yield f"{after.id} {_DOES[status.phase]} {what}{f': {status.reason}' if status.reason else ''}"
+        elif before.state.active != active:
+            yield f"{after.id} runs {active.variant if active else 'nothing'}"
+        elif before.state != after.state:
+            yield ""
 
 
 def manifest_of(payload: bytes) -> Manifest:
@@ -285,20 +314,3 @@ def _refusal(state: State) -> str:
     except Rejected as error:
         return str(error)
     return ""
-
-
-def _differences(before: DeviceRecord, after: DeviceRecord) -> Iterable[str]:
-    name = after.id
-    if before.online != after.online:
-        yield f"{name} is {'online' if after.online else 'offline'}"
-    if after.refused and before.refused != after.refused:
-        yield f"{name} is refused: {after.refused}"
-    if after.state.refused and before.state.refused != after.state.refused:
-        yield f"{name} refuses: {after.state.refused}"
-    status = after.state.deployment
-    if status and before.state.deployment != status:
-        yield f"{name}: {status.phase} {status.deployment[:12]} {status.reason}".rstrip()
-    elif before.state.active != after.state.active:
-        yield f"{name} runs {after.state.active.variant if after.state.active else 'nothing'}"
-    elif before.state != after.state:
-        yield f"{name} reported its state"

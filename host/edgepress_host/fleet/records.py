@@ -61,7 +61,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Note(msgspec.Struct, frozen=True):
-    """A line for people, and what it concerns."""
+    """What changed, and a line for people; the line is empty where there is nothing that they ask for."""
 
     kind: Literal["device", "trial", "rollout", "manifest", "controller"]
     text: str

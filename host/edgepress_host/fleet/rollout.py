@@ -16,6 +16,15 @@ from edgepress_protocol.messages import Deployment, DeploymentId
 from edgepress_host.fleet.records import DeviceRecord
 
 Phase = Literal["canary", "holding", "rest", "done", "failed"]
+PHASES: dict[Phase, str] = {
+    "canary": "on its way to the first ones",
+    "holding": "the first ones are watched",
+    "rest": "on its way",
+    "done": "active",
+    "failed": "failed, set back",
+}
+"""Each phase as people read it."""
+
 OPEN_PHASES: frozenset[str] = frozenset({"canary", "holding", "rest"})
 
 
@@ -76,6 +85,13 @@ def advance(rollout: Rollout, devices: Mapping[str, DeviceRecord], now_unix_s: f
         return Step(msgspec.structs.replace(rollout, phase="done"))
     until = now_unix_s + (rollout.hold_s if wanted else 0.0)
     return advance(msgspec.structs.replace(rollout, phase="holding", hold_until_unix_s=until), devices, now_unix_s)
+
+
+def told(rollout: Rollout, name: str) -> str:
+    """Where a rollout of the variant `name` stands, in one line."""
+    first, more = rollout.devices[:5], len(rollout.devices) - 5
+    where = ", ".join(first) + (f" and {more} more" if more > 0 else "")
+    return f"{name} on {where}: {PHASES[rollout.phase]}{f': {rollout.reason}' if rollout.reason else ''}"
 
 
 def fail(rollout: Rollout, reason: str) -> Step:

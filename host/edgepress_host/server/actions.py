@@ -14,7 +14,6 @@ from edgepress_protocol.errors import UsageError
 from edgepress_protocol.manifest import Blob, EvaluationSet, Golden, Manifest, digest
 from edgepress_protocol.messages import Deployment, Trial, encode
 
-from edgepress_host.fleet.fleet import manifest_of
 from edgepress_host.fleet.records import Changes, Conflict, Note, TrialRecord, Unknown
 from edgepress_host.fleet.rollout import Rollout, advance, fail
 from edgepress_host.fleet.selectors import choose
@@ -76,7 +75,7 @@ def add_manifest(core: Core, asked: views.ManifestIn) -> views.ManifestRef:
     core.database.add_manifest(sha256, payload, asked.stats, time.time())
     if sha256 not in core.fleet.manifests:
         core.fleet.add_manifest(sha256, payload)
-        core.apply(Changes(notes=[Note("manifest", f"{asked.variant} ({asked.format}) is known as {sha256[:12]}")]))
+        core.apply(Changes(notes=[Note("manifest", f"{asked.variant}:{asked.format} is new here")]))
     return views.ManifestRef(sha256)
 
 
@@ -88,7 +87,7 @@ def add_trials(core: Core, asked: views.TrialsIn) -> views.TrialsOut:
         Unknown: a device, a manifest or the evaluation's blob is not there.
     """
     devices = choose(asked.devices, core.fleet.devices)
-    formats = {sha256: _manifest(core, sha256).format for sha256 in asked.manifests}
+    formats = {sha256: _known(core, sha256) for sha256 in asked.manifests}
     evaluation = None
     if asked.evaluation:
         blob = _blob(core, asked.evaluation.blob)
@@ -102,8 +101,7 @@ def add_trials(core: Core, asked: views.TrialsIn) -> views.TrialsOut:
             trial = _carried(Trial(uuid.uuid4().hex, sha256, evaluation, asked.options))
             queued.append(TrialRecord(trial, device_id, now))
     core.apply(core.fleet.add_trials(queued))
-    names = {sha256: (_manifest(core, sha256).variant, format_) for sha256, format_ in formats.items()}
-    return views.TrialsOut(tuple(shown.trial(record, names) for record in queued), tuple(skipped))
+    return views.TrialsOut(tuple(shown.trial(core, record) for record in queued), tuple(skipped))
 
 
 def roll_out(core: Core, asked: views.RolloutIn) -> Rollout:
@@ -114,13 +112,14 @@ def roll_out(core: Core, asked: views.RolloutIn) -> Rollout:
         Conflict: a device cannot run it, or is in another rollout that still goes on.
     """
     devices = choose(asked.devices, core.fleet.devices)
-    manifest = _manifest(core, asked.manifest)
+    format_ = _known(core, asked.manifest)
     for device_id in devices:
-        if reason := _unfit(core, device_id, manifest.format):
+        if reason := _unfit(core, device_id, format_):
             raise Conflict(f"{device_id}: {reason}")
         for other in core.rollouts.values():
             if device_id in other.devices:
-                raise Conflict(f"{device_id} is in rollout {other.id[:12]}, which still goes on; roll it back first")
+                name = ":".join(core.fleet.named(other.manifest))
+                raise Conflict(f"{device_id} is in a rollout of {name}, which still goes on; roll it back first")
     canary = min(asked.canary, len(devices))
     rollout = Rollout(uuid.uuid4().hex, asked.manifest, devices, canary, asked.hold_s, time.time())
     step = advance(rollout, core.fleet.devices, time.time())
@@ -209,11 +208,11 @@ def _unfit(core: Core, device_id: str, format_: str) -> str:
     return ""
 
 
-def _manifest(core: Core, sha256: str) -> Manifest:
-    payload = core.fleet.manifests.get(sha256)
-    if payload is None:
+def _known(core: Core, sha256: str) -> str:
+    """Return the format of a manifest."""
+    if sha256 not in core.fleet.manifests:
         raise Unknown(f"no manifest {sha256[:12]}…: make it known with POST /v1/manifests")
-    return manifest_of(payload)
+    return core.fleet.named(sha256)[1]
 
 
 def _blob(core: Core, sha256: str) -> Blob:

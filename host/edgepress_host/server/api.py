@@ -141,11 +141,15 @@ def _add_readers(app: FastAPI, core: Core) -> None:
 
     @app.get("/v1/changes", responses=gives(views.Changes))
     async def changes(
-        after: Annotated[int, Query(ge=0, le=1 << 62)] = 0, timeout_s: Annotated[float, Query(ge=0, le=60)] = 25.0
+        after: Annotated[int | None, Query(ge=0, le=1 << 62)] = None,
+        timeout_s: Annotated[float, Query(ge=0, le=60)] = 25.0,
     ) -> Response:
-        """Give what changed after a sequence number, as soon as anything did, or nothing after `timeout_s`."""
+        """Give what changed after a sequence number, as soon as anything did, or nothing after `timeout_s`.
+
+        Without a number: the latest changes, at once.
+        """
         found = tuple(await core.changes(after, timeout_s))
-        return _json(views.Changes(found[-1].seq if found else after, found))
+        return _json(views.Changes(found[-1].seq if found else after or 0, found))
 
 
 def _add_files(app: FastAPI, core: Core) -> None:

@@ -36,7 +36,7 @@ from edgepress_host.fleet.blobs import BlobStore
 from edgepress_host.fleet.distribute import Distributor, Send
 from edgepress_host.fleet.fleet import Fleet
 from edgepress_host.fleet.records import Changes, Note
-from edgepress_host.fleet.rollout import Rollout, Step, advance
+from edgepress_host.fleet.rollout import Rollout, Step, advance, told
 from edgepress_host.server.broker import Endpoint
 from edgepress_host.server.database import Database
 from edgepress_host.server.link import Link
@@ -217,7 +217,7 @@ class Core:
             if device_id in self.fleet.devices:
                 merge(changes, self.fleet.deploy(device_id, deployment))
         if before is None or before.phase != after.phase:
-            text = f"rollout {after.id[:12]}: {after.phase} {after.reason}".rstrip()
+            text = told(after, ":".join(self.fleet.named(after.manifest)))
             changes.notes.append(Note("rollout", text, rollout=after.id))
         self.apply(changes, (after,))
 
@@ -266,8 +266,10 @@ class Core:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def changes(self, after: int, timeout_s: float) -> list[Change]:
-        """Events after a sequence number, as soon as there are any."""
+    async def changes(self, after: int | None, timeout_s: float) -> list[Change]:
+        """Events after a sequence number, as soon as there are any; the latest ones at once for None."""
+        if after is None:
+            return self.database.latest_changes()
         changed = self._changed
         found = self.database.changes(after)
         if found or timeout_s <= 0 or self.stopping.is_set():

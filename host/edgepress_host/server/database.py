@@ -278,6 +278,12 @@ class Database:
         with self._session() as session:
             return [_change(row.seq, row.unix_s, _read(row.note, Note)) for row in session.scalars(query)]
 
+    def latest_changes(self, limit: int = 200) -> list[Change]:
+        """Return the last events, oldest first."""
+        query = select(EventRow).order_by(EventRow.seq.desc()).limit(limit)
+        with self._session() as session:
+            return [_change(row.seq, row.unix_s, _read(row.note, Note)) for row in session.scalars(query)][::-1]
+
     def last_seq(self) -> int:
         """Sequence number of the latest event; 0 where there is none."""
         with self._session() as session:

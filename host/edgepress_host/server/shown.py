@@ -94,15 +94,14 @@ def trials(core: Core, state: str | None, device: str | None) -> views.Trials:
     """
     if state is not None and state not in _STATES:
         raise Unknown(f"no trial state {state!r}: one of {', '.join(_STATES)}")
-    names = _names(core)
-    return views.Trials(tuple(trial(record, names) for record in core.database.trials(state=state, device=device)))
+    return views.Trials(tuple(trial(core, record) for record in core.database.trials(state=state, device=device)))
 
 
-def trial(record: TrialRecord, names: dict[str, tuple[str, str]]) -> views.TrialView:
-    """Show one trial; `names` holds variant and format by manifest."""
+def trial(core: Core, record: TrialRecord) -> views.TrialView:
+    """Show one trial."""
     asked = record.trial
     evaluation = asked.evaluation
-    variant, format_ = names[asked.manifest]
+    variant, format_ = core.fleet.named(asked.manifest)
     return views.TrialView(
         id=asked.id,
         device=record.device,
@@ -122,15 +121,14 @@ def trial(record: TrialRecord, names: dict[str, tuple[str, str]]) -> views.Trial
 
 def measurements(core: Core, manifest: str | None, device: str | None) -> views.Measurements:
     """Show what was measured, oldest trial first."""
-    names = _names(core)
     found = core.database.outcomes(manifest=manifest, device=device)
-    return views.Measurements(tuple(_measurement(outcome, names) for outcome in found))
+    return views.Measurements(tuple(_measurement(core, outcome) for outcome in found))
 
 
-def _measurement(outcome: Outcome, names: dict[str, tuple[str, str]]) -> views.MeasurementView:
+def _measurement(core: Core, outcome: Outcome) -> views.MeasurementView:
     report = outcome.report
     assert isinstance(report.outcome, Measured)
-    variant, format_ = names[report.manifest]
+    variant, format_ = core.fleet.named(report.manifest)
     return views.MeasurementView(
         trial=report.trial,
         device=outcome.device.id,
@@ -153,11 +151,3 @@ def rollout(core: Core, rollout_id: str) -> Rollout:
         if found.id == rollout_id:
             return found
     raise Unknown(f"no rollout {rollout_id!r}")
-
-
-def _names(core: Core) -> dict[str, tuple[str, str]]:
-    found = {}
-    for sha256, payload in core.fleet.manifests.items():
-        manifest = manifest_of(payload)
-        found[sha256] = (manifest.variant, manifest.format)
-    return found

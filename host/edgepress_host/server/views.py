@@ -242,7 +242,7 @@ class Removed(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """Something changed: what it concerns, and a line for people."""
+    """Something changed: what it concerns, and a line for people, empty where it is nothing that they ask for."""
 
     seq: int
     unix_s: float

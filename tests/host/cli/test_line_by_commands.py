@@ -89,7 +89,7 @@ def test_a_ready_file_needs_no_recipe(line: Any, model: Callable[[Path, int], Pa
 
 def test_trials_queue_for_a_board_that_is_offline_and_can_be_cancelled(line: Any, profiled: dict[str, Any]) -> None:
     said = line.run("profile", "small", "--devices", "sleeper", *QUICK).stderr
-    assert "stay queued for sleeper" in said
+    assert "trials stay queued: sleeper is offline" in said
     (queued,) = [one for one in line.json("trials")["trials"] if one["device"] == "sleeper"]
     assert line.json("trials", "cancel", queued["id"][:8])["cancelled"] == [queued["id"]]
     assert not [one for one in line.json("trials")["trials"] if one["device"] == "sleeper"]
@@ -163,3 +163,45 @@ def test_a_device_can_be_forgotten(line: Any) -> None:
     line.wait_for(guest=False)
     assert line.json("devices", "remove", "guest") == {"removed": "guest"}
     assert "guest" not in [one["id"] for one in line.json("devices")["devices"]]
+
+
+def test_a_rollout_that_waits_for_a_board_that_is_offline_holds_nobody_up(line: Any, profiled: dict[str, Any]) -> None:
+    said = line.run("deploy", "small", "--devices", "sleeper").stderr
+    assert "the rollout goes on by itself when they come: sleeper is offline" in said
+    said = line.run("rollback", "--devices", "sleeper").stderr
+    assert "sleeper ran nothing before" in said
+
+
+def test_a_board_that_trusts_another_key_is_named_and_holds_nobody_up(
+    line: Any, profiled: dict[str, Any], tmp_path: Path
+) -> None:
+    from edgepress_host import keys
+    from edgepress_host.client.client import connect
+
+    keys.init(tmp_path / "other")
+    line.start_agent("stranger", trust=tmp_path / "other" / keys.PUBLIC_NAME)
+    try:
+        with connect(line.data_dir, print) as client:
+            client.follow(lambda: any(view.id == "stranger" and view.refused for view in client.devices()), tick_s=5.0)
+        said = line.run("profile", "small", "--devices", "stranger", *QUICK).stderr
+        assert "trials stay queued: stranger refuses this controller: " in said
+        said = line.run("deploy", "small", "--devices", "stranger").stderr
+        assert "stranger refuses this controller: " in said
+    finally:
+        line.stop_agent("stranger")
+        line.run("devices", "remove", "stranger")
+
+
+def test_a_board_that_ran_nothing_before_can_be_rolled_back(line: Any, profiled: dict[str, Any]) -> None:
+    from edgepress_host.client.client import connect
+
+    line.start_agent("novice")
+    try:
+        line.wait_for(novice=True)
+        line.run("deploy", "small", "--devices", "novice", "--canary", "1", "--hold-s", "3600", "--no-wait")
+        with connect(line.data_dir, print) as client:
+            client.follow(lambda: any(view.id == "novice" and view.active for view in client.devices()), tick_s=5.0)
+        assert "novice ran nothing before" in line.run("rollback", "--devices", "novice").stderr
+    finally:
+        line.stop_agent("novice")
+        line.run("devices", "remove", "novice")

@@ -11,7 +11,7 @@ from edgepress_host.fleet.fleet import WANT_BYTES, Fleet
 from edgepress_host.fleet.records import Changes, DeviceRecord, TrialRecord
 from edgepress_host.fleet.rollout import Rollout, advance
 from edgepress_protocol.errors import Rejected
-from edgepress_protocol.manifest import digest
+from edgepress_protocol.manifest import Blob, Manifest, TensorSpec, Wire, digest
 from edgepress_protocol.measurement import Board, Device
 from edgepress_protocol.messages import (
     Active,
@@ -24,12 +24,20 @@ from edgepress_protocol.messages import (
     State,
     Trial,
     Want,
+    encode,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-PAYLOADS = {digest(payload): payload for payload in (b"one", b"two", b"three")}
+
+def payload(variant: str, chunks: int = 1) -> bytes:
+    tensor = TensorSpec("x", "float32", (None, 4))
+    wire = Wire("none", "0" * 64, chunks * 1024, 1024, (b"\0" * 32,) * chunks)
+    return encode(Manifest(variant, "onnx", Blob("0" * 64, chunks * 1024, wire), (tensor,), (tensor,)))
+
+
+PAYLOADS = {digest(one): one for one in (payload("one"), payload("two"), payload("three"))}
 NAMES = st.sampled_from(["a", "b", "c"])
 MANIFESTS = st.sampled_from(sorted(PAYLOADS))
 
@@ -134,8 +142,8 @@ TestConverging.settings = settings(max_examples=60, stateful_step_count=40, dead
 
 
 def test_a_want_never_outgrows_a_message():
-    payload = b"x" * (WANT_BYTES // 3)
-    payloads = {digest(payload + bytes([n])): payload + bytes([n]) for n in range(5)}
+    large = [payload(f"v{n}", chunks=WANT_BYTES // 3 // 34) for n in range(5)]
+    payloads = {digest(one): one for one in large}
     fleet = Fleet("f", manifests=payloads)
     fleet.on_state("a", state("a"), 0.0)
     ids = [uuid.uuid4().hex for _ in payloads]

@@ -14,7 +14,7 @@ from honest import listening
 
 
 def test_numbers_that_no_message_can_carry_are_refused_before_they_are_kept(controller, devices):
-    devices.add(controller, "victim")
+    devices.add(controller, "wanted")
     manifest = controller.manifest(b"model")
     tensor = {"name": "x", "dtype": "float32", "shape": [None, 4]}
     blob = controller.put(b"labelled samples")
@@ -27,9 +27,9 @@ def test_numbers_that_no_message_can_carry_are_refused_before_they_are_kept(cont
     body = {"variant": "v", "format": "onnx", "model": blob, "inputs": [tensor], "outputs": [tensor]}
     body["inputs"] = [tensor | {"shape": [1 << 70]}]
     controller.call("POST", "/v1/manifests", expect=400, content=json.dumps(body))
-    assert controller.get("/v1/trials", device="victim")["trials"] == []
-    controller.post("/v1/trials", {"manifests": [manifest], "devices": "victim"})
-    controller.until(lambda: controller.measured(manifest, "victim"))
+    assert controller.get("/v1/trials", device="wanted")["trials"] == []
+    controller.post("/v1/trials", {"manifests": [manifest], "devices": "wanted"})
+    controller.until(lambda: controller.measured(manifest, "wanted"))
 
 
 def test_telemetry_that_is_not_a_number_spoils_no_answer(controller, devices):

@@ -145,4 +145,43 @@ def test_the_page_shows_what_devices_say_and_reads_none_of_it_as_html(controller
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
     assert "<img" not in page
     assert "simulated" in page
-    assert "1.500" in page
+    for number in ("1.50 ms", "3 B", "90.00 %"):
+        assert number in page
+
+
+def test_what_happened_is_said_in_names_that_people_gave(controller, devices):
+    seq = controller.get("/v1/changes")["seq"]
+    pi = devices.add(controller, "told")
+    manifest = controller.manifest(os.urandom(100), variant="slim")
+    controller.post("/v1/trials", {"manifests": [manifest], "devices": "told"})
+    controller.until(lambda: controller.measured(manifest))
+    rollout = controller.post("/v1/rollouts", {"manifest": manifest, "devices": "told"})
+    controller.until(lambda: controller.get(f"/v1/rollouts/{rollout['id']}")["phase"] == "done")
+    pi.fails = True
+    again = controller.post("/v1/rollouts", {"manifest": manifest, "devices": "told"})
+    controller.until(lambda: controller.get(f"/v1/rollouts/{again['id']}")["phase"] == "failed")
+    said = [change["text"] for change in controller.get("/v1/changes", after=seq)["changes"] if change["text"]]
+    assert {
+        "told joined: Test <b>board</b>",
+        "slim:onnx is new here",
+        "told: slim:onnx queued",
+        "told: slim:onnx measuring",
+        "told: slim:onnx done",
+        "told is to run slim:onnx",
+        "told runs slim:onnx",
+        "slim:onnx on told: active",
+        "told could not run slim:onnx: golden vectors differ",
+        "slim:onnx on told: failed, set back: told: golden vectors differ",
+    } <= set(said)
+    assert not [text for text in said if re.search(r"[0-9a-f]{8}", text) or "reported" in text]
+
+
+def test_the_latest_changes_come_at_once_and_others_from_where_one_was(controller):
+    variants = [f"one-of-{number}" for number in range(3)]
+    for variant in variants:
+        controller.manifest(os.urandom(10), variant=variant)
+    latest = controller.get("/v1/changes")
+    assert [change["text"] for change in latest["changes"][-3:]] == [
+        f"{variant}:onnx is new here" for variant in variants
+    ]
+    assert controller.get("/v1/changes", after=latest["seq"], timeout_s=0) == {"seq": latest["seq"], "changes": []}
