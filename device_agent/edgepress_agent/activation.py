@@ -59,6 +59,8 @@ class Activation:
         self._before = Pair()
         self._job: asyncio.Task[None] | None = None
         self._swapping = asyncio.Lock()
+        if server is not None:
+            server.on_trouble = lambda line: post(Noted("serving", line))
 
     @property
     def status(self) -> DeploymentStatus | None:

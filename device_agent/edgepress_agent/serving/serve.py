@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
-import logging
 import os
 import socket
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -32,7 +32,6 @@ QUIET_S = 2.0
 _BACKLOG = 128
 _RETIRE_S = 35.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,10 @@ class ServeStats:
 
 
 class Server:
-    """Serves at most one model at `address`: `127.0.0.1:PORT` (0 for any) or `unix:PATH`."""
+    """Serves at most one model at `address`: `127.0.0.1:PORT` (0 for any) or `unix:PATH`.
+
+    `on_trouble` is told in one line when a process that serves has died, and with an empty one when the next is ready.
+    """
 
     def __init__(self, address: str, work_dir: Path) -> None:
         self._wanted_address = address
@@ -57,6 +59,7 @@ class Server:
         self._total = ServeStats()
         self._last_activity_s = -QUIET_S
         self._changed = asyncio.Event()
+        self.on_trouble: Callable[[str], None] = lambda _: None
 
     async def start(self) -> None:
         """Listen. Connections wait until a model is there.
@@ -139,9 +142,7 @@ class Server:
                     return
                 if serving.draining:
                     return
-                _log.error(
-                    "the serving model %s ended, and is started again: %s", serving.asked.manifest.variant, error
-                )
+                self.on_trouble(f"the process that serves {serving.asked.manifest.variant} is started again: {error}")
             finally:
                 serving.child = None
                 serving.in_flight = 0
@@ -155,7 +156,9 @@ class Server:
         async with Worker(self._work_dir, "edgepress_agent.serving.answering", [listening]) as child:
             await child.ask(serving.asked, Ready)
             serving.child = child
-            if not serving.ready.done():
+            if serving.ready.done():
+                self.on_trouble("")
+            else:
                 serving.ready.set_result(None)
             while True:
                 self._count(serving, await child.next(Served))

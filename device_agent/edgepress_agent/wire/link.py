@@ -27,8 +27,10 @@ from edgepress_agent.settings import Broker, Settings
 FIRST_DELAY_S = 0.2
 CONNECT_S = 10.0
 _STEADY_S = 10.0
+_LOST = "Disconnected during message iteration"  # aiomqtt's words
 _CLOSED = "it closed the connection without an answer; check the password, the port, and mqtt:// or mqtts://"
 _GOODBYE_S = 1.0
+_SUSPICIOUS = 3
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,9 @@ class Link:
         deadline = None if patience_s is None else time.monotonic() + patience_s
         delays = self._delays()
         reason = ""
+        short_lived = 0
         while True:
-            began = time.monotonic()
+            began, before = time.monotonic(), self._session
             try:
                 await self._one_session(CONNECT_S if deadline is None else min(CONNECT_S, max(deadline - began, 0.01)))
             except TimeoutError:
@@ -127,10 +130,18 @@ class Link:
                 deadline = None
             if deadline is not None and time.monotonic() >= deadline:
                 raise Unavailable(f"{reason}; gave up after {patience_s:g} s")
-            if time.monotonic() - began > _STEADY_S:
+            steady = time.monotonic() - began > _STEADY_S
+            if steady:
                 delays = self._delays()
-            self._said.warn("broker", f"{reason}; trying again")
+            short_lived = 0 if steady else short_lived + (self._session != before)
+            self._said.warn("broker", f"{reason}{self._suspicion(short_lived)}; trying again")
             await asyncio.sleep(next(delays))
+
+    def _suspicion(self, short_lived: int) -> str:
+        if short_lived < _SUSPICIOUS:
+            return ""
+        # A broker ends a session when another begins under the same name; not every one says that it does.
+        return f", {short_lived} times soon after connecting: does another agent run as {self._settings.device_id!r}?"
 
     async def say_goodbye(self) -> None:
         """Tell the host that this device stops on purpose; no connection, no word."""
@@ -243,4 +254,5 @@ def _tls(broker: Broker) -> ssl.SSLContext | None:
 def _say(error: Exception) -> str:
     if isinstance(error, aiomqtt.MqttCodeError) and error.rc is not None:
         return f"refused or lost ({error})"
-    return str(error) or type(error).__name__
+    text = str(error) or type(error).__name__
+    return "it closed the connection" if text == _LOST else text

@@ -332,6 +332,23 @@ def test_the_longest_reason_still_fits_into_what_the_host_reads(scene):
     asyncio.run(story())
 
 
+def test_two_agents_under_one_name_are_told_so(scene):
+    async def story():
+        other = type(scene.agent)(scene.folder / "other", scene.broker, scene.trust)
+        other.log.parent.mkdir()
+        async with scene.host() as host:
+            scene.agent.start()
+            other.start()
+            try:
+                await host.until(
+                    lambda: all("does another agent run as 'pi'?" in one.said() for one in (scene.agent, other))
+                )
+            finally:
+                other.kill()
+
+    asyncio.run(story())
+
+
 def test_a_host_of_another_protocol_version_is_refused_in_one_line(scene):
     async def story():
         async with scene.host() as host:

@@ -290,10 +290,14 @@ def test_a_serving_process_that_dies_is_started_again(tmp_path):
 
     async def story(server: Server):
         (child,) = children() - before
+        heard: list[str] = []
+        server.on_trouble = heard.append
         os.kill(child.pid, signal.SIGSEGV)
         # The socket stays: the request waits for the next process, and is answered.
         await asyncio.to_thread(child.wait)
         assert (await asked(server, "POST", "/v2/models/active/infer", RIGHT))[0] == 200
+        assert heard[0].startswith("the process that serves tiny is started again: the runtime crashed: ")
+        assert heard[1:] == [""]
 
     serve(tmp_path, story)
 
