@@ -88,9 +88,20 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         status = _say("stopped", INTERRUPTED, prefix="")
     except BrokenPipeError:
         # The reader of our output left (`| head`): nothing more to say, nor anywhere to say it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         status = 0
+    except OSError as error:
+        # What the machine refuses (a folder, a full disk) and nobody nearer has found better words for.
+        if error.filename is None:
+            _drop_output()
+        where = f"{error.filename}: " if error.filename is not None else ""
+        status = _say(f"{where}{error.strerror or error}", 1)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _drop_output() -> None:
+    """Let what is still buffered for standard output go nowhere: it would fail once more at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage(error: click.ClickException) -> str:

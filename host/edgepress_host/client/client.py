@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 import msgspec
 from edgepress_protocol.errors import Unavailable, UsageError
 
-from edgepress_host.client.transient import transient_controller
+from edgepress_host.client.transient import Users, transient_controller
 from edgepress_host.fleet.rollout import Rollout
 from edgepress_host.server import views
 
@@ -151,22 +152,22 @@ def connect(data_dir: Path, say: Callable[[str], None], *, broker: str | None = 
     The one that is started uses `broker`, or its own embedded one, which no device knows yet.
 
     Raises:
+        UsageError: the data directory cannot be used.
         Unavailable: a controller should be there and does not answer, or could not be started.
     """
-    running = find(data_dir)
-    if running is not None:
+    with ExitStack() as stack:
+        users = stack.enter_context(Users(data_dir))
+        running = find(data_dir)
+        if running is None:
+            with users.starting():
+                # Another command may have started one while this one waited for its turn.
+                running = find(data_dir)
+                if running is None:
+                    running = stack.enter_context(transient_controller(data_dir, say, broker=broker))
+                    stack.callback(users.outlast, say)
         client = Client(running)
-        try:
-            yield client
-        finally:
-            client.close()
-        return
-    with transient_controller(data_dir, say, broker=broker) as ready:
-        client = Client(ready)
-        try:
-            yield client
-        finally:
-            client.close()
+        stack.callback(client.close)
+        yield client
 
 
 def find(data_dir: Path) -> views.Running | None:
@@ -182,7 +183,7 @@ def find(data_dir: Path) -> views.Running | None:
         return None
     except (OSError, msgspec.MsgspecError) as error:
         raise Unavailable(f"{path}: cannot be read ({error}); stop the controller and remove the file") from error
-    return running if _alive(running.pid) else None
+    return running if _alive(running.pid) and _listens(running.url) else None
 
 
 def _alive(pid: int) -> bool:
@@ -191,6 +192,18 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
+        return True
+    return True
+
+
+def _listens(url: str) -> bool:
+    """Tell whether anything has the port: the process id in a file left by a crash may be another program's by now."""
+    where = urlsplit(url)
+    try:
+        socket.create_connection((where.hostname or "", where.port or 0), timeout=5.0).close()
+    except ConnectionRefusedError:
+        return False
+    except OSError:
         return True
     return True
 

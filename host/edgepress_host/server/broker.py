@@ -130,10 +130,13 @@ def _usual_port(file: Path) -> int:
     """Return the port of the last time, where it is free: devices of this machine look for the broker there."""
     try:
         return _free_port("127.0.0.1", int(file.read_text()))
-    except (OSError, ValueError, OverflowError, UsageError):
+    except (OSError, ValueError, OverflowError):
         port = _free_port("127.0.0.1", 0)
-        durable.write(file, str(port).encode())
-        return port
+    except UsageError as error:
+        port = _free_port("127.0.0.1", 0)
+        log.warning("%s; the broker is at port %d now, and devices that know the former one must be told", error, port)
+    durable.write(file, str(port).encode())
+    return port
 
 
 def _free_port(host: str, port: int) -> int:

@@ -225,13 +225,13 @@ class Database:
             return _read(found, Blob) if found else None
 
     def add_manifest(self, sha256: str, payload: bytes, stats: dict[str, Any], now_unix_s: float) -> None:
-        """Keep a manifest; where it is known already, only its stats are replaced."""
+        """Keep a manifest; where it is known already, its stats are replaced, and it counts as added now."""
         with self._session() as session:
             row = session.get(ManifestRow, sha256)
             if row is None:
-                row = ManifestRow(sha256=sha256, payload=payload, added_unix_s=now_unix_s)
+                row = ManifestRow(sha256=sha256, payload=payload)
                 session.add(row)
-            row.stats = _json(stats)
+            row.stats, row.added_unix_s = _json(stats), now_unix_s
 
     def manifests(self) -> list[tuple[str, bytes, dict[str, Any], float]]:
         """Digest, payload, stats and time of every manifest, oldest first."""

@@ -185,3 +185,10 @@ def test_the_latest_changes_come_at_once_and_others_from_where_one_was(controlle
         f"{variant}:onnx is new here" for variant in variants
     ]
     assert controller.get("/v1/changes", after=latest["seq"], timeout_s=0) == {"seq": latest["seq"], "changes": []}
+
+
+def test_a_manifest_that_comes_again_is_the_latest_of_its_name(controller):
+    first, second = (controller.manifest(data, variant="again") for data in (b"first", b"second"))
+    assert controller.manifest(b"first", variant="again") == first
+    listed = [one["manifest"] for one in controller.get("/v1/manifests")["manifests"] if one["variant"] == "again"]
+    assert listed == [second, first]
