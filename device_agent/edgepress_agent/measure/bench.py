@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
 
+import msgspec
 from edgepress_protocol.errors import EdgepressError
 from edgepress_protocol.manifest import Blob
 from edgepress_protocol.messages import Failed, Measured
 
 from edgepress_agent.log import logger
 from edgepress_agent.measure.profile import Job, profile
+from edgepress_agent.serving.serve import ServeStats
 from edgepress_agent.wants import blobs_of_trial
 
 Outcome = Measured | Failed
@@ -28,6 +30,9 @@ class Idle(Protocol):
 
     async def wait_idle(self) -> None:
         """Wait until no request is."""
+
+    def stats(self) -> ServeStats:
+        """Return the counts of all requests so far."""
 
 
 class Bench:
@@ -105,7 +110,8 @@ class Bench:
             for blob in blobs_of_trial(job.trial, job.manifest):
                 if not await asyncio.to_thread(self._verify, blob):
                     return None
-            return await profile(
+            before = self._asked()
+            outcome = await profile(
                 job,
                 root=self._root,
                 lock=self._lock,
@@ -113,6 +119,21 @@ class Bench:
                     trial, "waiting" if phase == "waiting" else "measuring", detail
                 ),
             )
+            return outcome if self._asked() == before else _disturbed(outcome)
         except (EdgepressError, OSError) as error:
             logger.warning("trial %s…: %s", trial[:12], error)
             return Failed("error", str(error))
+
+    def _asked(self) -> int:
+        """Count the requests that the serving model has had, those included that it has not answered yet."""
+        if self._server is None:
+            return 0
+        stats = self._server.stats()
+        return stats.requests + stats.in_flight
+
+
+def _disturbed(outcome: Outcome) -> Outcome:
+    if isinstance(outcome, Failed):
+        return outcome
+    notes = (*outcome.measurement.notes, "the serving model had requests while this was measured")
+    return Measured(msgspec.structs.replace(outcome.measurement, notes=notes))

@@ -144,14 +144,16 @@ def summarise(timed: Timed) -> Latency:
     """Headline and percentiles, as `Latency` defines them."""
     medians = [window.p50_ms for window in timed.windows]
     middle = median(medians)
+    high, slowest_ms = timed.histogram.percentile_ms, timed.max_ns / 1e6
     spread = (max(medians) - min(medians)) / middle if middle > 0 else 0.0
     return Latency(
         p50_ms=middle,
-        p90_ms=timed.histogram.percentile_ms(90),
-        p95_ms=timed.histogram.percentile_ms(95),
-        p99_ms=timed.histogram.percentile_ms(99),
+        # The middle of a bucket may lie above its slowest run.
+        p90_ms=min(high(90), slowest_ms),
+        p95_ms=min(high(95), slowest_ms),
+        p99_ms=min(high(99), slowest_ms),
         min_ms=timed.min_ns / 1e6,
-        max_ms=timed.max_ns / 1e6,
+        max_ms=slowest_ms,
         runs=timed.histogram.total,
         spread=spread,
         unstable=spread > UNSTABLE,
@@ -170,6 +172,9 @@ async def _evaluate(child: Worker, job: Job, on_phase: OnPhase) -> Accuracy | No
 
 
 def _notes(options: ProfileOptions, opened: Opened) -> tuple[str, ...]:
-    if opened.batch == options.batch:
-        return ()
-    return (f"the file's batch is fixed at {opened.batch}; batch {options.batch} was asked for",)
+    lines = []
+    if opened.batch != options.batch:
+        lines.append(f"the file's batch is fixed at {opened.batch}; batch {options.batch} was asked for")
+    if options.windows == 1:
+        lines.append("one window: whether the latency is stable is not known")
+    return tuple(lines)

@@ -85,7 +85,14 @@ def test_headline_and_histogram_agree_with_the_samples(windows):
     assert latency.p50_ms == median(each.p50_ms for each in seen)
     for percent, said in [(90, latency.p90_ms), (95, latency.p95_ms), (99, latency.p99_ms)]:
         assert said == pytest.approx(measuring.percentile_ms(flat, percent), rel=0.004, abs=1e-6)
+    assert max(latency.p90_ms, latency.p95_ms, latency.p99_ms) <= latency.max_ms
     assert (latency.min_ms, latency.max_ms, latency.runs) == (flat[0] / 1e6, flat[-1] / 1e6, len(flat))
+
+
+def test_one_window_tells_nothing_of_stability_and_says_so(lab: Lab):
+    notes = lab.profile_variant("tiny", msgspec.structs.replace(QUICK, windows=1)).measurement.notes
+    assert notes == ("one window: whether the latency is stable is not known",)
+    assert lab.profile_variant("tiny").measurement.notes == ()
 
 
 def test_windows_that_disagree_are_measured_once_more_and_then_marked():
@@ -307,7 +314,7 @@ def test_the_child_dies_with_the_agent(lab: Lab, misbehaving_runtime, tmp_path):
     pids = tmp_path / "pids"
     manifest, model = lab.misbehaving(f"hang {pids}")
     program = (
-        "import asyncio, sys, msgspec; from pathlib import Path; from edgepress_agent import check;"
+        "import asyncio, sys, msgspec; from pathlib import Path; from edgepress_agent.measure import check;"
         "from edgepress_protocol.manifest import Manifest;"
         "m = msgspec.json.decode(sys.argv[1], type=Manifest); p = Path(sys.argv[2]);"
         "asyncio.run(check.golden(m, p, None, timeout_s=100, work_dir=p.parent / 'work'))"
@@ -337,7 +344,9 @@ def test_the_agent_needs_no_numpy():
         "            raise ImportError(name)\n"
         "sys.meta_path.insert(0, Blocked())\n"
         "from pathlib import Path\n"
-        "from edgepress_agent import check, probe, profile, serve, telemetry\n"
+        "from edgepress_agent.board import probe, telemetry\n"
+        "from edgepress_agent.measure import check, profile\n"
+        "from edgepress_agent.serving import serve\n"
         "print(probe.describe(probe.inventory(Path('/'), device_id='pi', state_dir=Path('/'))))\n"
         "telemetry.read(Path('/'), None)\n"
         "assert not {'onnxruntime', 'ai_edge_litert', 'tflite_runtime'} & set(sys.modules)\n"
@@ -369,7 +378,7 @@ def test_a_file_that_tflite_runtime_runs_wrongly_is_refused_by_its_golden_vector
     if not python.exists():
         pytest.skip("no .venv-tflite with tflite-runtime beside the sources")
     program = (
-        "import asyncio, sys, msgspec; from pathlib import Path; from edgepress_agent import check\n"
+        "import asyncio, sys, msgspec; from pathlib import Path; from edgepress_agent.measure import check\n"
         "from edgepress_protocol.manifest import Manifest\n"
         "for name in ('float', 'dynamic'):\n"
         "    folder, work = Path(sys.argv[1]), Path(sys.argv[2])\n"

@@ -18,11 +18,12 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+from edgepress_agent.measure.bench import Bench
 from edgepress_agent.serving.serve import QUIET_S, Server
 from edgepress_protocol.errors import Unavailable, UsageError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from measure_lab import Lab, Variant, needs_format
+from measure_lab import QUICK, Lab, Variant, needs_format
 
 RIGHT = {"inputs": [{"name": "x", "shape": [1, 16], "datatype": "FP32", "data": [0.5] * 16}]}
 
@@ -313,6 +314,30 @@ def test_idle_and_busy(tmp_path):
         await server.wait_idle()
         assert QUIET_S - 0.2 < time.monotonic() - seen < QUIET_S + 5.0
         assert not server.busy()
+
+    serve(tmp_path, story)
+
+
+def test_requests_that_came_while_a_trial_ran_are_noted_with_it(tmp_path):
+    lab, variant = Lab(tmp_path), Variant("tiny")
+    job = lab.job(variant.manifest, variant.model, msgspec.structs.replace(QUICK, when_busy=True))
+
+    async def measured(server: Server, *, ask_on: bool) -> tuple[str, ...]:
+        end = asyncio.get_running_loop().create_future()
+        bench = Bench(
+            Path("/"), lab.lock, server, lambda _: True, lambda *_: None, lambda _, end_: end.set_result(end_)
+        )
+        bench.offer(job)
+        running = asyncio.create_task(bench.run())
+        while ask_on and not end.done():
+            await asked(server, "POST", "/v2/models/active/infer", RIGHT)
+        outcome = await end
+        running.cancel()
+        return outcome.measurement.notes
+
+    async def story(server: Server):
+        assert await measured(server, ask_on=False) == ()
+        assert await measured(server, ask_on=True) == ("the serving model had requests while this was measured",)
 
     serve(tmp_path, story)
 
