@@ -77,9 +77,11 @@ def command(  # noqa: PLR0913, PLR0917 - one for each option
                 raise
     if as_json:
         print_json({"rollouts": rollouts})
+    from edgepress_host.fleet.rollout import why
+
     failed = [rollout for rollout in rollouts if rollout.phase == "failed"]
     if failed:
-        raise Unavailable("; ".join(f"rollout failed and was set back: {rollout.reason}" for rollout in failed))
+        raise Unavailable("; ".join(f"rollout failed and was set back: {why(rollout)}" for rollout in failed))
 
 
 def _start(client: Client, manifest: str, selector: str, canary: int, hold_s: float) -> Rollout:

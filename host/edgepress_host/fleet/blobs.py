@@ -107,6 +107,8 @@ class BlobStore:
         files, wires = {blob.sha256 for blob in blobs}, {blob.wire.sha256 for blob in blobs}
         for folder, names in ((self._files, files), (self._wires, wires)):
             for path in folder.iterdir():
+                if path.name.startswith("."):  # somebody writes it now
+                    continue
                 found = path.stat()
                 if path.name not in names and found.st_mtime <= older_than_unix_s:
                     freed += found.st_size

@@ -91,7 +91,13 @@ def told(rollout: Rollout, name: str) -> str:
     """Where a rollout of the variant `name` stands, in one line."""
     first, more = rollout.devices[:5], len(rollout.devices) - 5
     where = ", ".join(first) + (f" and {more} more" if more > 0 else "")
-    return f"{name} on {where}: {PHASES[rollout.phase]}{f': {rollout.reason}' if rollout.reason else ''}"
+    return f"{name} on {where}: {PHASES[rollout.phase]}{f': {why(rollout)}' if rollout.phase == 'failed' else ''}"
+
+
+def why(rollout: Rollout) -> str:
+    """Why a rollout failed, and who could not be set back."""
+    new = [device_id for device_id, before in rollout.previous.items() if before is None]
+    return f"{rollout.reason}; nothing to go back to on {', '.join(new)}" if new else rollout.reason
 
 
 def fail(rollout: Rollout, reason: str) -> Step:

@@ -63,3 +63,11 @@ def test_a_format_that_a_device_cannot_run_is_not_rolled_out(controller, devices
     body = {"manifest": controller.manifest(b"lite", format_="tflite"), "devices": "onnx-only"}
     answer = controller.call("POST", "/v1/rollouts", expect=409, content=json.dumps(body))
     assert answer["error"] == "onnx-only: no runtime here runs 'tflite' (it has onnx)"
+
+
+def test_a_device_that_ran_nothing_before_is_not_said_to_be_set_back(controller, devices):
+    devices.add(controller, "first-try", fails=True)
+    rollout = controller.post("/v1/rollouts", {"manifest": controller.manifest(b"bad one"), "devices": "first-try"})
+    controller.until(lambda: controller.get(f"/v1/rollouts/{rollout['id']}")["phase"] == "failed")
+    said = [one["text"] for one in controller.get("/v1/changes")["changes"] if one["rollout"] == rollout["id"]]
+    assert said[-1].endswith("first-try: golden vectors differ; nothing to go back to on first-try")
