@@ -131,7 +131,7 @@ def _press(shop: Workshop, variant: Variant, format_: str, baseline: Baseline, c
         verdict=verdict,
         reason=reason,
         steps=tuple(steps),
-        kept_steps=kept,
+        kept_steps=0 if verdict == "failed" else kept,
         seconds=round(sum(step.seconds for step in steps), 3),
     )
     if kept == 0 or pressed is None or verdict == "failed":

@@ -58,7 +58,7 @@ def metric(name: str) -> Metric:
 def accuracy(format_: str, content: bytes, samples: Samples, score: Metric) -> float:
     """Run every sample through the file and score the first output."""
     outputs = np.concatenate([outputs[0] for outputs in predict(format_, content, samples.x)])
-    value = float(call_user(score, outputs, samples.y, key="metric"))
+    value: float = call_user(lambda: float(score(outputs, samples.y)), key="metric")
     if not np.isfinite(value):
         raise UsageError(f"metric: expected a finite number, got {value}")
     return value

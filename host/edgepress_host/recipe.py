@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -151,6 +152,8 @@ def _variant(table: _VariantTable, index: int) -> Variant:
     for name in table.formats:
         if name not in known:
             raise UsageError(f"{where}.formats: expected some of {', '.join(known)}, got {name!r}")
+    if len(set(table.formats)) < len(table.formats):
+        raise UsageError(f"{where}.formats: expected each format once, got {', '.join(table.formats)}")
     if not table.formats:
         raise UsageError(f"{where}.formats: expected some of {', '.join(known)}, got none")
     if not table.steps:
@@ -192,6 +195,8 @@ def _check_whole(recipe: Recipe) -> None:
             taken = "is the uncompressed model's own name" if name == ORIGINAL else "is taken by another variant"
             raise UsageError(f"variant[{index}].name: {name!r} {taken}")
     recipe.budget.check()
+    if not 0 <= recipe.guard.max_drop < math.inf:
+        raise UsageError(f"guard.max_drop: expected 0 or more, got {recipe.guard.max_drop}")
     _positive(recipe.data.validate_samples, "data.validate_samples")
     _positive(recipe.data.test_samples, "data.test_samples")
     if not is_onnx_file(recipe.model.source):

@@ -11,6 +11,7 @@ import numpy as np
 from edgepress_protocol.errors import UsageError
 
 from edgepress_host.press.loading import call_user
+from edgepress_host.text import one_line
 
 SPLITS = ("train", "calibrate", "validate")
 
@@ -79,14 +80,34 @@ def checked(value: Any, *, key: str) -> Samples:
     """Check what a loader returned. Raises UsageError."""
     if not isinstance(value, tuple) or len(value) != 2:
         raise UsageError(f"{key}: expected a pair (x, y), got {type(value).__name__}")
-    x, y = (np.asarray(part) for part in value)
+    x, y = (_array(part, key) for part in value)
     if len(x) != len(y) or len(x) == 0:
         raise UsageError(f"{key}: expected as many labels as inputs, at least one; got {len(x)} and {len(y)}")
     if x.dtype.kind not in "fiu":
         raise UsageError(f"{key}: expected numbers as inputs, got {x.dtype}")
+    if y.dtype.kind not in "fiub":
+        raise UsageError(f"{key}: expected numbers as labels, got {y.dtype}")
     if x.dtype == np.float64:
         x = x.astype(np.float32)
-    finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
-    if not finite.all():
-        raise UsageError(f"{key}: sample {int(np.argmin(finite))} holds NaN or infinity; clean the data first")
-    return Samples(x, y)
+    for what, array in (("sample", x), ("label", y)):
+        finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+        if not finite.all():
+            raise UsageError(f"{key}: {what} {int(np.argmin(finite))} holds NaN or infinity; clean the data first")
+    return Samples(_frozen(x), _frozen(y))
+
+
+def _array(part: Any, key: str) -> np.ndarray:
+    try:
+        array = np.asarray(part)
+    except Exception as error:
+        raise UsageError(f"{key}: expected arrays, got what makes none: {one_line(error)}") from error
+    if array.ndim == 0:
+        raise UsageError(f"{key}: expected arrays with a sample per row, got {type(part).__name__}")
+    return array
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    """Return a view that a metric cannot change: every variant is scored on the same samples."""
+    view = array.view()
+    view.setflags(write=False)
+    return view

@@ -29,7 +29,7 @@ def resolve(reference: str, *, key: str) -> Any:
         raise UsageError(
             f"{key} = {reference!r}: no module named {error.name!r}; run from the folder that holds it, or install it"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"{key} = {reference!r}: importing {module_name} raised {one_line(error)}") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -73,7 +73,7 @@ def call_user(function: Callable[..., Any], *arguments: object, key: str) -> Any
         return function(*arguments)
     except EdgepressError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"{key}: it raised {one_line(error)}") from error
 
 

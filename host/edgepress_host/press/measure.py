@@ -37,12 +37,27 @@ def count_module(model: nn.Module, sample: np.ndarray) -> Counts:
 
 def count_file(format_: str, content: bytes) -> Counts:
     """Count a file that came without a torch module."""
-    stored = [weight for weight in exporters.get(format_).weights(content) if weight.dtype.startswith("float")]
+    stored = [weight for weight in exporters.get(format_).weights(content) if _is_parameter(weight)]
     return Counts(
         params=sum(weight.elements for weight in stored),
         nonzero_params=sum(weight.nonzero for weight in stored),
         macs=None,
     )
+
+
+def recount(before: Counts, format_: str, old: bytes, new: bytes) -> Counts:
+    """Return the counts after a step on the file: weights that quantization rounded to zero are zeros now."""
+    held = [[w for w in exporters.get(format_).weights(content) if len(w.shape) > 1] for content in (old, new)]
+    elements = [sum(weight.elements for weight in weights) for weights in held]
+    nonzero = [sum(weight.nonzero for weight in weights) for weights in held]
+    if elements[0] != elements[1]:
+        return before
+    return msgspec.structs.replace(before, nonzero_params=before.nonzero_params - nonzero[0] + nonzero[1])
+
+
+def _is_parameter(weight: exporters.Weight) -> bool:
+    """Tell weights from shapes and from the scales and zero points of a file that is quantized already."""
+    return "float" in weight.dtype or (weight.dtype in {"int8", "uint8", "int4", "uint4"} and len(weight.shape) > 1)
 
 
 def wire_bytes(content: bytes) -> int:

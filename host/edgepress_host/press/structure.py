@@ -11,7 +11,6 @@ import copy
 import hashlib
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,7 +18,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from edgepress_host.press import code
+
 Plain = bool | int | float | str | tuple[int, ...] | None
+_COMMON = frozenset(vars(nn.Module()))
+_HAS_BIAS = "has_bias"
 _KINDS: dict[str, Callable[..., nn.Module]] = {"Linear": nn.Linear, "Conv2d": nn.Conv2d}
 
 
@@ -32,13 +35,15 @@ class Layer(msgspec.Struct, frozen=True):
 
 
 def digest(model: nn.Module) -> str:
-    """SHA-256 of structure, weights and the source files of the user's own module classes."""
+    """SHA-256 of structure, weights, plain attributes and the source of the user's own module classes."""
     found = hashlib.sha256(repr(model).encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    for path, layer in model.named_modules():
+        found.update(f"{path}{sorted(_settings(layer).items())}".encode())
+    for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()], key=lambda pair: pair[0]):
         found.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         found.update(tensor.detach().contiguous().numpy().tobytes())
-    for path in sorted({file for module in model.modules() if (file := _source(type(module)))}):
-        found.update(Path(path).read_bytes())
+    classes = {type(module).__module__ for module in model.modules()}
+    found.update(code.fingerprint(name for name in classes if name.partition(".")[0] != "torch").encode())
     return found.hexdigest()
 
 
@@ -70,7 +75,8 @@ def rebuild(base: nn.Module, layers: bytes, state: bytes) -> nn.Module:
         module = model.get_submodule(layer.path)
         if type(module).__name__ != layer.kind:
             raise ValueError(f"{layer.path} is a {type(module).__name__}, not a {layer.kind}")
-        for name, value in layer.plain.items():
+        for name in layer.plain.keys() - {_HAS_BIAS}:
+            value = layer.plain[name]
             setattr(module, name, tuple(value) if isinstance(value, list) else value)
     values = safetensors.torch.load(state)
     for name, current in list(_own_state(model)):
@@ -105,7 +111,7 @@ def _new(kind: str, plain: dict[str, Any]) -> nn.Module:
         raise ValueError(f"cannot build a {kind}")
     names = set(inspect.signature(_KINDS[kind]).parameters) - {"self", "bias", "device", "dtype"}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items() if name in names}
-    return _KINDS[kind](**given, bias=plain["has_bias"])
+    return _KINDS[kind](**given, bias=plain[_HAS_BIAS])
 
 
 def _plain(layer: nn.Module) -> dict[str, Plain]:
@@ -115,7 +121,7 @@ def _plain(layer: nn.Module) -> dict[str, Plain]:
         if not name.startswith("_") and name != "training" and _is_plain(value)
     }
     if type(layer).__name__ in _KINDS:
-        found["has_bias"] = layer.bias is not None
+        found[_HAS_BIAS] = layer.bias is not None
     return found
 
 
@@ -134,11 +140,14 @@ def _own_state(model: nn.Module) -> list[tuple[str, Tensor]]:
     ]
 
 
-def _source(kind: type) -> str | None:
-    """File of a class that is the user's own; torch's classes are covered by torch's version in the cache key."""
-    if kind.__module__.partition(".")[0] == "torch":
-        return None
-    try:
-        return inspect.getsourcefile(kind)
-    except TypeError:
-        return None
+def _settings(layer: nn.Module) -> dict[str, Any]:
+    """Attributes of a layer's own that a forward pass may go by: a scale, a flag, a list of widths."""
+    return {name: value for name, value in vars(layer).items() if name not in _COMMON and _is_settled(value)}
+
+
+def _is_settled(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(_is_settled(part) for pair in value.items() for part in pair)
+    if isinstance(value, list | tuple):
+        return all(_is_settled(part) for part in value)
+    return value is None or isinstance(value, bool | int | float | str)

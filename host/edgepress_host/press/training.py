@@ -79,9 +79,14 @@ def fit(
 
 def supervised(outputs: Tensor, labels: Tensor, _indices: Tensor) -> Tensor:
     """Cross-entropy for integer labels of shape (N,), else mean squared error."""
-    if labels.dtype in (torch.int64, torch.int32, torch.uint8) and labels.ndim == 1:
+    if holds_classes(labels.numpy()):
         return functional.cross_entropy(outputs, labels.long())
     return functional.mse_loss(outputs, labels.reshape(outputs.shape).to(outputs.dtype))
+
+
+def holds_classes(labels: np.ndarray) -> bool:
+    """Tell class numbers, one per sample, from values to come near to."""
+    return labels.dtype in (np.int64, np.int32, np.uint8) and labels.ndim == 1
 
 
 def outputs_of(model: nn.Module, x: np.ndarray, *, batch: int = 256) -> Tensor:

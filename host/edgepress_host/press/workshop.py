@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import distributions
@@ -17,10 +16,10 @@ from edgepress_protocol.errors import EdgepressError, Unavailable, UsageError
 from torch import nn
 
 from edgepress_host import evaluate, exporters
-from edgepress_host.press import structure
+from edgepress_host.press import code, structure
 from edgepress_host.press.data import Data, Samples
 from edgepress_host.press.loading import is_onnx_file, load_module, resolve_callable
-from edgepress_host.press.measure import Counts, count_file, count_module, wire_bytes
+from edgepress_host.press.measure import Counts, count_file, count_module, recount, wire_bytes
 from edgepress_host.press.store import Store, key_of, no_space
 from edgepress_host.press.strict import fields_of
 from edgepress_host.recipe import Recipe
@@ -140,7 +139,9 @@ class Workshop:
             content = attempt(step.tag, lambda: step.apply_graph(format_, before.graph, bench))
             facts = {"seconds": round(time.monotonic() - started, 3), "notes": notes}
             entry = self.store.keep(key, facts, {"graph": content})
-        pressed = msgspec.structs.replace(before, graph=entry.blobs["graph"])
+        graph = entry.blobs["graph"]
+        counts = attempt("counting", lambda: recount(before.counts, format_, before.graph, graph))
+        pressed = msgspec.structs.replace(before, graph=graph, counts=counts)
         return Outcome(pressed, float(entry.facts["seconds"]), tuple(entry.facts["notes"]))
 
     def _exported(self, format_: str, module: nn.Module, digest: str, base: str) -> Pressed:
@@ -189,15 +190,16 @@ class Workshop:
     def _key(self, step: Technique, input_digest: str, format_: str = "") -> str:
         teacher = structure.digest(self.original()) if step.stage == "module" else ""
         data = {name: self.data.fingerprint(name) for name in step.reads}
-        code = _code(type(step).__module__)
+        own = code.fingerprint([type(step).__module__])
         parts = (step.tag, fields_of(step), input_digest, format_, teacher, data, self.recipe.seed, step.extra_key())
-        return key_of("step", *parts, code, surroundings())
+        return key_of("step", *parts, own, surroundings())
 
     def _metric_key(self) -> str:
-        return self.recipe.metric + ("" if self.recipe.metric in evaluate.BUILT_IN else _code(self.score.__module__))
+        module, _, attribute = self.recipe.metric.partition(":")
+        return self.recipe.metric + (code.fingerprint([module]) if attribute else "")
 
     def _wire_bytes(self, content: bytes) -> int:
-        key = key_of("wire", _sha256(content), _code(codec.__name__))
+        key = key_of("wire", _sha256(content), code.fingerprint([codec.__name__]))
         entry = self.store.fetch(key) or self.store.keep(key, {"wire_bytes": wire_bytes(content)}, {})
         return int(entry.facts["wire_bytes"])
 
@@ -223,12 +225,12 @@ def surroundings() -> Mapping[str, str]:
     """Return what else decides a result: versions of the libraries, and this package's own code."""
     installed = {str(distribution.name).lower(): distribution.version for distribution in distributions()}
     found = {name: installed.get(name, "") for name in _LIBRARIES}
-    code = hashlib.sha256()
+    own = hashlib.sha256()
     package = Path(evaluate.__file__).parent
-    for pattern in ("techniques/*.py", "exporters/*.py", "evaluate.py", "press/*.py"):
+    for pattern in ("techniques/*.py", "exporters/*.py", "evaluate.py", "technique.py", "press/*.py"):
         for path in sorted(package.glob(pattern)):
-            code.update(path.read_bytes())
-    return found | {"code": code.hexdigest()}
+            own.update(path.read_bytes())
+    return found | {"code": own.hexdigest()}
 
 
 def _rebuilt(base: nn.Module, layers: bytes, tensors: bytes, digest: str) -> nn.Module | None:
@@ -248,12 +250,6 @@ def _root(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
-
-
-def _code(module_name: str) -> str:
-    module = sys.modules.get(module_name)
-    file = getattr(module, "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
 def _sha256(content: bytes) -> str:

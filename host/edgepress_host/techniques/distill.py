@@ -18,10 +18,11 @@ from edgepress_host.press.training import (
     SampleLimit,
     Schedule,
     fit,
+    holds_classes,
     outputs_of,
     supervised,
 )
-from edgepress_host.technique import Stage, Technique, Workbench
+from edgepress_host.technique import Stage, StepFailed, Technique, Workbench
 
 
 class Distill(Technique, frozen=True):
@@ -56,6 +57,8 @@ class Distill(Technique, frozen=True):
         student = copy.deepcopy(model if self.student is None else self._student()).requires_grad_(True)
         schedule = Schedule(epochs=self.epochs, lr=self.lr, batch=self.batch, samples=self.samples)
         samples = bench.split("train").first(self.samples)
+        if not holds_classes(samples.y):
+            raise StepFailed("distill softens class scores, and these labels are no classes")
         bench.say("asking the teacher")
         answers = outputs_of(bench.original(), samples.x)
 

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
+import shutil
+import sys
 
 import numpy as np
 import pytest
 import safetensors.numpy
 from compress_recipes import BOTH, HEAD, PLAIN, one
-from edgepress_host import evaluate, variants
+from edgepress_host import evaluate, exporters, variants
+from edgepress_host.press.measure import count_file
 from edgepress_protocol.errors import UsageError
 
 INT8 = '{ technique = "quantize", mode = "static", samples = 16 }'
@@ -109,6 +113,22 @@ def test_golden_vectors_hold_what_this_runtime_computes(made):
         assert variant.golden.atol < 0.2 * np.abs(got).max()
 
 
+def test_a_model_without_finite_outputs_is_no_variant(press, tmp_path):
+    made = press(HEAD.replace(":build", ":lost") + one('{ technique = "prune" }'), tmp_path / "out")
+    assert {variant.verdict for variant in made.variants.variants} == {"failed"}
+    assert made["original.onnx"].reason == "golden vectors: the file's outputs hold NaN or infinity"
+    assert variants.read(tmp_path / "out") == made.variants
+
+
+def test_weights_that_quantization_rounds_to_zero_are_counted_as_zeros(made):
+    for name in ("int8.onnx", "int8.tflite"):
+        content, int8 = made.content(name), made[name]
+        stored = [w for w in exporters.get(int8.format).weights(content) if w.dtype == "int8" and len(w.shape) > 1]
+        zeros = sum(weight.elements - weight.nonzero for weight in stored)
+        assert zeros > 0
+        assert int8.params - int8.nonzero_params == zeros
+
+
 def test_golden_vectors_refuse_another_model(made):
     golden = made["int8.onnx"].golden
     vectors = safetensors.numpy.load((made.folder / golden.file).read_bytes())
@@ -147,6 +167,38 @@ def test_the_same_recipe_gives_the_same_bytes(made, press, tmp_path):
         assert made[f"{variant.name}.{variant.format}"].sha256 == variant.sha256, variant.name
 
 
+def test_what_the_models_own_code_decides_is_not_taken_from_the_cache(press, tmp_path, monkeypatch):
+    folder = tmp_path / "code"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    (folder / "scaled_model.py").write_text(
+        "import compress_zoo, scaled_helper\n"
+        "class Scaled(compress_zoo.Net):\n"
+        "    def forward(self, x):\n"
+        "        return scaled_helper.after(super().forward(x)) * self.scale\n"
+        "def build():\n"
+        "    model = Scaled()\n"
+        "    model.load_state_dict(compress_zoo.build().state_dict())\n"
+        "    model.scale = float(scaled_helper.SCALE)\n"
+        "    return model\n"
+    )
+    text = HEAD.replace("compress_zoo:build", "scaled_model:build") + one(INT8)
+    scores = []
+    for helper in (
+        "SCALE = 1\nafter = lambda x: x",
+        "SCALE = -1\nafter = lambda x: x",
+        "SCALE = -1\nafter = lambda x: -x",
+    ):
+        (folder / "scaled_helper.py").write_text(helper)
+        shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+        importlib.invalidate_caches()
+        for name in ("scaled_model", "scaled_helper"):
+            sys.modules.pop(name, None)
+        scores.append(press(text, tmp_path / "out")["original.onnx"].accuracy)
+    assert scores[0] == scores[2] > 0.9
+    assert scores[1] < 0.3
+
+
 def test_variants_share_the_work_of_a_common_prefix(made):
     trained = {line.partition(":")[0] for line in made.doing if "epoch" in line}
     assert trained == {"pruned-int8.onnx, prune", "greedy.onnx, low_rank", "stuck.onnx, distill"}
@@ -161,6 +213,8 @@ def test_a_foreign_onnx_file_enters_at_the_graph_stage(made, press, tmp_path):
     assert foreign.params > 0
     assert str(tmp_path) not in (tmp_path / "out" / "variants.json").read_text()
     assert foreign.file_bytes < made["original.onnx"].file_bytes / 2
+    again = count_file("onnx", (tmp_path / "out" / foreign.file).read_bytes())
+    assert again.params == pytest.approx(foreign.params, rel=0.05)
 
 
 def test_a_model_that_cannot_be_written_down_is_pressed_all_the_same_and_says_so(press, tmp_path):
@@ -189,6 +243,17 @@ def test_a_model_that_does_not_export_is_one_clear_line_per_variant(press, tmp_p
         (":build", ":not_a_module", "expected a torch.nn.Module or a callable that returns one, got int"),
         (":build", ":raising", "it raised RuntimeError: the weights are elsewhere"),
         (":load", ":load_nan", "sample 3 holds NaN or infinity"),
+        (":build", ":leaving", "it raised SystemExit: 3"),
+        (":load", ":load_nan_labels", "label 5 holds NaN or infinity"),
+        (":load", ":load_named_labels", "expected numbers as labels, got <U7"),
+        (":load", ":load_ragged", "expected arrays, got what makes none: ValueError"),
+        (":load", ":load_numbers", "expected arrays with a sample per row, got int"),
+        ("[model]", "metric = 'compress_zoo:no_number'\n[model]", "metric: it raised TypeError"),
+        (
+            "[model]",
+            "metric = 'compress_zoo:vandal'\n[model]",
+            "metric: it raised ValueError: output array is read-only",
+        ),
         (":load", ":not_a_module", "it raised TypeError"),
         (":load", ":number", "expected a callable, got int"),
     ],

@@ -9,6 +9,7 @@ from edgepress_host import evaluate, exporters, technique
 from edgepress_host.press import structure
 from edgepress_host.press.data import Samples
 from edgepress_host.press.strict import convert, fields_of
+from edgepress_host.technique import StepFailed
 from edgepress_protocol.errors import UsageError
 from torch import nn
 
@@ -147,6 +148,14 @@ def test_a_student_learns_from_the_teacher_alone(bench):
     with torch.no_grad():
         right = learned(torch.from_numpy(samples.x)).argmax(1).numpy() == samples.y
     assert right.mean() > 0.7
+
+
+def test_what_are_no_class_scores_cannot_be_softened(bench):
+    values = msgspec.structs.replace(
+        bench, split=lambda name: Samples(bench.split(name).x, bench.split(name).y.astype(np.float32))
+    )
+    with pytest.raises(StepFailed, match="these labels are no classes"):
+        made_from("distill", {"samples": 64}).apply_module(compress_zoo.build(), values)
 
 
 def test_low_rank_is_exact_for_a_matrix_of_that_rank_and_names_what_it_leaves():

@@ -35,6 +35,30 @@ def load_nan(split):
     return x, y
 
 
+def load_nan_labels(split):
+    x, y = load(split)
+    y = y.astype(np.float32)
+    y[5] = np.inf
+    return x, y
+
+
+def load_named_labels(split):
+    x, y = load(split)
+    return x, np.array([f"class {label}" for label in y])
+
+
+def load_ragged(_split):
+    return [[1.0, 2.0], [3.0]], [0, 1]
+
+
+def load_numbers(_split):
+    return 5, 3
+
+
+def leaving():
+    raise SystemExit(3)
+
+
 class Block(nn.Module):
     def __init__(self, width):
         super().__init__()
@@ -128,6 +152,24 @@ def not_a_module():
 
 
 number = 3
+
+
+class Lost(Net):
+    def forward(self, x):
+        return super().forward(x) * float("nan")
+
+
+def lost():
+    return Lost()
+
+
+def no_number(_outputs, _labels):
+    return None
+
+
+def vandal(outputs, labels):
+    labels += 1
+    return 0.5
 
 
 def negative_error(outputs, labels):
