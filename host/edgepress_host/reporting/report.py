@@ -83,6 +83,7 @@ def render(known: Known, made: SavedChoice, now_unix_s: float) -> str:
     return environment.get_template("report.html").render(
         now=now_unix_s,
         made=made,
+        newer=_newer(known, made, chosen_from) if made.choices else 0,
         models=sorted({str(one.stats.get("source", one.variant)) for one in wanted}),
         choices=[(choice, gains.of(choice)) for choice in made.choices],
         sections=sections(known, made, wanted, numbers),
@@ -91,6 +92,12 @@ def render(known: Known, made: SavedChoice, now_unix_s: float) -> str:
         shown=figures.shown,
         words=figures.WORDS,
     )
+
+
+def _newer(known: Known, made: SavedChoice, chosen_from: set[str]) -> int:
+    """Count the measurements that came after the choice was made."""
+    ours = (view for view in known.measurements if view.manifest in chosen_from)
+    return sum(view.received_unix_s > made.made_unix_s for view in ours)
 
 
 def sections(known: Known, made: SavedChoice, wanted: Sequence[ManifestView], numbers: dict[str, int]) -> list[Section]:

@@ -35,7 +35,7 @@ class Guard:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
             host = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
-            if host not in HOSTS:
+            if host.lower() not in HOSTS:
                 await refusal(421, "this controller answers to 127.0.0.1 and localhost only")(scope, receive, send)
                 return
             shown = headers.get("authorization", "").encode()

@@ -124,6 +124,14 @@ class Cells(HTMLParser):
         return dict(zip(head, values, strict=True))
 
 
+def test_a_choice_that_is_older_than_what_was_measured_says_so() -> None:
+    original, small = manifest("original", 1), manifest("small", 2)
+    before = [measured(original, 2.0), measured(small, 1.0)]
+    assert "newer than the choice" not in page([original, small], before)
+    after = measured(small, 9.0, at=time.time() + 60)
+    assert "1 measurement is newer than the choice" in page([original, small], [*before, after])
+
+
 def test_nothing_that_a_device_says_becomes_markup() -> None:
     hostile = manifest(HOSTILE, 1)
     text = page([hostile], [measured(hostile, 1.0, accuracy=Accuracy("top1", 0.9, 100))])
