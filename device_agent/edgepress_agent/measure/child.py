@@ -44,13 +44,14 @@ _NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "Canno
 
 @dataclass(frozen=True)
 class Opening:
-    """An opened model: what was asked, the model, one input (in the file's order), what it gave, and the baseline."""
+    """An opened model: what was asked, the model, one input (in the file's order), what it gave, what it weighed."""
 
     asked: Open
     bound: tensors.Bound
     inputs: list[Array]
     outputs: list[Array]
     baseline: process.Baseline
+    peak_bytes: int
 
     def run(self) -> None:
         """Run once on the timing input."""
@@ -91,7 +92,7 @@ def open_model(asked: Open) -> tuple[Opening, Opened]:
     ready = perf_counter_ns()
     outputs = model.run(inputs)
     ran = perf_counter_ns()
-    opening = Opening(asked, bound, inputs, bound.restore(outputs), baseline)
+    opening = Opening(asked, bound, inputs, bound.restore(outputs), baseline, process.peak_bytes())
     return opening, Opened(runtime, (loaded - started) / 1e6, (ran - ready) / 1e6, bound.batch)
 
 
@@ -117,8 +118,10 @@ def reply(opening: Opening, question: Question) -> Answer:
             golden, path = asked.manifest.golden, Path(asked.golden)
             return GoldenChecked(*tensors.check_golden(opening.bound, asked.manifest, golden, path, opening.outputs))
         case WarmUp(runs, seconds):
+            # What the golden vectors took between the first run and this one is not the model's.
+            process.forget_peak()
             done = measuring.warm_up(opening.run, runs, seconds)
-            return Warm(done, process.memory(opening.baseline))
+            return Warm(done, process.memory(opening.baseline, opening.peak_bytes))
         case TimeWindows(windows, window_s):
             return measuring.time_windows(opening.run, windows, window_s)
         case Work(seconds):

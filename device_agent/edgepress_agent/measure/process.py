@@ -42,8 +42,7 @@ class Baseline:
 
 def begin_memory(limit_bytes: int | None) -> Baseline:
     """Weigh the empty runtime, start the peak anew from there, and limit the address space above it."""
-    with suppress(OSError):  # a kernel without it: the peak then counts from the start of the process, never less
-        Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
+    forget_peak()
     status = _status()
     if limit_bytes is not None:
         limit = status["VmSize"] + limit_bytes
@@ -51,9 +50,20 @@ def begin_memory(limit_bytes: int | None) -> Baseline:
     return Baseline(status["VmRSS"], _pss_bytes())
 
 
-def memory(baseline: Baseline) -> Memory:
+def forget_peak() -> None:
+    """Start the peak anew from what the process holds now."""
+    with suppress(OSError):  # a kernel without it: the peak then counts from the start of the process, never less
+        Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
+
+
+def peak_bytes() -> int:
+    """Return the most that this process held since its peak was last forgotten."""
+    return _status()["VmHWM"]
+
+
+def memory(baseline: Baseline, earlier_peak_bytes: int) -> Memory:
     """Weigh this process above its baseline; PSS is None where the kernel does not tell it."""
-    peak = _status()["VmHWM"]
+    peak = max(peak_bytes(), earlier_peak_bytes)
     pss = _pss_bytes()
     return Memory(
         baseline_bytes=baseline.rss_bytes,

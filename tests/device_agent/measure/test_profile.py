@@ -170,6 +170,19 @@ def test_a_model_that_keeps_a_state_sees_each_golden_sample_once_and_in_order(la
     assert profile_with_golden(lab, "count", [1, 2, 3]).measurement.golden_max_error == 0
 
 
+def test_what_the_golden_vectors_take_is_not_the_models_memory(lab: Lab, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    variant = Variant("tiny")
+    many = tmp_path / "many.safetensors"
+    save_file({name: each.repeat(5000, axis=0) for name, each in load_file(variant.golden).items()}, many)
+    few, more = (
+        lab.profile(variant.manifest, variant.model, golden=path).measurement.memory.peak_bytes
+        for path in (variant.golden, many)
+    )
+    assert more < few + many.stat().st_size
+
+
 def test_nan_is_wrong(lab: Lab, misbehaving_runtime):
     outcome = profile_with_golden(lab, "nan", [2, 2])
     assert outcome == Failed("golden", "golden vectors: output.0 is off by nan, at most 2 is right")
