@@ -46,7 +46,7 @@ class Memory:
             found = msgspec.json.decode(self._path.read_bytes(), type=Remembered)
         except FileNotFoundError:
             return fresh
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             logger.warning("%s is damaged (%s): starting without it", self._path, error)
             return fresh
         if (found.fleet, found.device) != (fresh.fleet, fresh.device):

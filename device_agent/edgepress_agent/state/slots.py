@@ -20,6 +20,9 @@ from edgepress_agent.log import logger
 from edgepress_agent.state.files import Files, is_full, sha256_of, write_atomically
 from edgepress_agent.wants import open_manifest
 
+NO_DEPLOYMENT = "0" * 32
+"""Stands for the deployment of a salvaged slot, whose own is not known any more."""
+
 
 class Pair(msgspec.Struct, frozen=True):
     """What occupies the two slots."""
@@ -56,11 +59,11 @@ class Slots:
 
     def restore(self) -> str:
         """Read the pair at start-up; a damaged slot is given up. Return one line about that, or nothing."""
-        found = self._read()
+        found, damage = self._read()
         occupied = [active for active in (found.current, found.previous) if active is not None]
         wrong = {active.manifest: self._what_is_wrong(active) for active in occupied}
         self.pair = Pair(*(active for active in occupied if not wrong[active.manifest]))
-        problems = [
+        problems = damage + [
             f"the slot of {active.variant} is given up: {wrong[active.manifest]}"
             for active in occupied
             if wrong[active.manifest]
@@ -171,14 +174,28 @@ class Slots:
     def _commit(self, pair: Pair) -> None:
         write_atomically(self._files, self._folder / "slots.json", msgspec.json.encode(pair))
 
-    def _read(self) -> Pair:
+    def _read(self) -> tuple[Pair, list[str]]:
         try:
-            return msgspec.json.decode((self._folder / "slots.json").read_bytes(), type=Pair)
+            return msgspec.json.decode((self._folder / "slots.json").read_bytes(), type=Pair), []
         except FileNotFoundError:
-            return Pair()
-        except msgspec.MsgspecError as error:
-            logger.error("slots.json is damaged (%s): no model is active", error)
-            return Pair()
+            return Pair(), []
+        except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
+            pair = self._salvaged()
+            which = f"the slot filled last, {pair.current.variant}, is taken" if pair.current else "no slot is whole"
+            return pair, [f"slots.json is damaged ({error}): {which}"]
+
+    def _salvaged(self) -> Pair:
+        """Return what the slots themselves tell: of those that are whole, the one filled last is the current."""
+        filled = sorted(self._folder.glob("?" * 64), key=lambda slot: slot.stat().st_mtime_ns, reverse=True)
+        whole = [active for active in map(self._salvage, filled) if active is not None]
+        return Pair(*whole[:2])
+
+    def _salvage(self, slot: Path) -> Active | None:
+        try:
+            return Active(NO_DEPLOYMENT, slot.name, self.open(slot.name).manifest.variant)
+        except EdgepressError as error:
+            logger.warning("slot %s…: %s", slot.name[:12], error)
+            return None
 
 
 def _contents(manifest: Manifest) -> tuple[tuple[str, str], ...]:

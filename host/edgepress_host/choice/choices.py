@@ -32,5 +32,5 @@ def read(path: Path) -> SavedChoice:
         return msgspec.json.decode(path.read_bytes(), type=SavedChoice)
     except FileNotFoundError as error:
         raise UsageError("nothing was chosen yet: run `edgepress select` first") from error
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read ({error}); run `edgepress select` again") from error

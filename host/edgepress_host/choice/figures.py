@@ -34,6 +34,9 @@ BETTER = {
     "file_bytes": "smaller",
     "energy_mj": "less energy",
 }
+NEVER_TRIED = "not measured on "
+"""How the reason begins why an artifact lost that no device of the group ran."""
+
 Source = Literal["device", "host"]
 N = TypeVar("N", int, float)
 
@@ -170,7 +173,7 @@ def why_not_measured(entry: Entry, group: str, per: str) -> str:
     batches = sorted({run.batch for run in entry.runs if run.batch != 1})
     if batches:
         return f"measured only with batch {', '.join(map(str, batches))}; the choice is for one sample at a time"
-    return f"not measured on {'any ' if per == 'kind' else ''}{group}"
+    return f"{NEVER_TRIED}{'any ' if per == 'kind' else ''}{group}"
 
 
 def compare(key: str, one: Figures, other: Figures) -> int:

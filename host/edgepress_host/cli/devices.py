@@ -64,7 +64,7 @@ def remove(settings: Settings, device: str, as_json: bool) -> None:
 
 def _wait(client: Client, names: set[str], timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
-    seq = client.changes(0, 0.0).seq
+    seq = client.last_seq()
     while missing := names - {view.id for view in client.devices() if view.online}:
         left = deadline - time.monotonic()
         if left <= 0:

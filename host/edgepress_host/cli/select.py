@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,12 +138,17 @@ def _print(choice: Choice) -> None:
     screen.print(f"budget: {budget_line(choice.budget)}; compared in {_compared(choice)}")
     numbers = ("accuracy", "p95", "memory", "file", "energy")
     shown = table(("", "variant", *numbers, "why"), right=numbers)
+    untried = [one for one in choice.standings if one.reason.startswith(figures.NEVER_TRIED)]
     for standing in choice.standings:
+        if standing in untried:
+            continue
         shown.add_row(OUTCOMES[standing.outcome], safe(standing.name), *_figures(standing), _why(standing))
     screen.print(shown)
+    for (format_, reason), count in Counter((one.format, one.reason) for one in untried).items():
+        screen.print(f"[dim]{count} in {safe(format_)}: {safe(reason)}[/]")
     if any(standing.figures.unstable for standing in choice.standings):
         screen.print("[dim]unstable: the windows differ by more than 5 %, so the worst window's p95 counts[/]")
-    if any(standing.figures.accuracy_from == "host" for standing in choice.standings):
+    if any(one.figures.accuracy_from == "host" for one in choice.standings if one not in untried):
         screen.print("[dim]*: accuracy measured by the host on validate, not on the device[/]")
     if choice.chosen is None:
         screen.print(f"[red]no choice[/]: {safe(choice.why)}")

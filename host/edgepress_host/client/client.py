@@ -181,7 +181,7 @@ def find(data_dir: Path) -> views.Running | None:
         running = msgspec.json.decode(path.read_bytes(), type=views.Running)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Unavailable(f"{path}: cannot be read ({error}); stop the controller and remove the file") from error
     return running if _alive(running.pid) and _listens(running.url) else None
 
@@ -218,12 +218,12 @@ def _token(running: views.Running) -> str:
 def _decode(content: bytes, type_: type[T]) -> T:
     try:
         return msgspec.json.decode(content, type=type_)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Unavailable(f"the controller's answer cannot be read ({error}); is it of the same version?") from error
 
 
 def _error_line(answer: httpx.Response) -> str:
     try:
         return msgspec.json.decode(answer.content, type=views.ErrorView).error
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return f"status {answer.status_code} {answer.reason_phrase}"

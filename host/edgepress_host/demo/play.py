@@ -126,7 +126,7 @@ def board(stage: Stage, crew: Crew, client: Client, agents: list[Agent]) -> None
         crew.start(agent.id, command)
     wanted = {agent.id for agent in agents}
     deadline = time.monotonic() + JOIN_S
-    seq = client.changes(0, 0.0).seq
+    seq = client.last_seq()
     while missing := wanted - {view.id for view in client.devices() if view.online}:
         crew.check()
         left = deadline - time.monotonic()

@@ -212,7 +212,7 @@ async def _body(request: Request, record: type[T]) -> T:
     with contextlib.suppress(RecursionError):
         try:
             return msgspec.json.decode(data, type=record)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise UsageError(f"{record.__name__}: {error}") from error
     raise UsageError(f"{record.__name__}: nested too deeply")
 

@@ -118,7 +118,7 @@ def _locked(settings: Settings) -> Iterator[None]:
 def _who(running_file: Path) -> str:
     try:
         running = msgspec.json.decode(running_file.read_bytes(), type=Running)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return "it is still starting"
     return f"pid {running.pid}, {running.url}"
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import random
 from pathlib import Path
 
@@ -190,6 +191,20 @@ def test_a_damaged_current_slot_falls_back_to_the_previous_and_says_so(tmp_path)
     assert "v2 is given up: the SHA-256 of its model is not the manifest's" in after.restore()
     assert after.pair == Pair(first, None)
     assert Slots(tmp_path / "slots", KEY.public, Files()).restore() == ""
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe\x00", b'{"current": 7}'])
+def test_a_damaged_list_of_slots_loses_no_model(tmp_path, damage):
+    shelf = Shelf(tmp_path / "blobs")
+    slots = Slots(tmp_path / "slots", KEY.public, Files())
+    first, second = install(slots, shelf, 1), install(slots, shelf, 2)
+    os.utime(tmp_path / "slots" / first.manifest, (1, 1))
+    (tmp_path / "slots" / "slots.json").write_bytes(damage)
+    after = Slots(tmp_path / "slots", KEY.public, Files())
+    assert "slots.json is damaged" in after.restore()
+    assert [after.pair.current.manifest, after.pair.previous.manifest] == [second.manifest, first.manifest]
+    again = Slots(tmp_path / "slots", KEY.public, Files())
+    assert (again.restore(), again.pair) == ("", after.pair)
 
 
 class FullFiles(Files):

@@ -4,6 +4,7 @@ import os
 
 import pytest
 from edgepress_agent.state.files import Files
+from edgepress_agent.state.memory import Memory
 from edgepress_agent.state.store import Store
 from edgepress_protocol.errors import Unavailable
 from edgepress_protocol.manifest import digest
@@ -18,6 +19,14 @@ def put(store: Store, folder, data: bytes, age: int = 0):
     store.adopt(temporary, digest(data))
     os.utime(store.path(digest(data)), (1000 - age, 1000 - age))
     return describe(data)[0]
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b"\xff\xfe", b'{"fleet": "home"}'])
+def test_a_damaged_memory_is_started_anew(tmp_path, damage):
+    Memory(tmp_path, "home", "pi", Files()).saw(7)
+    assert Memory(tmp_path, "home", "pi", Files()).facts.generation == 7
+    (tmp_path / "agent.json").write_bytes(damage)
+    assert Memory(tmp_path, "home", "pi", Files()).facts.generation == 0
 
 
 def test_the_least_recently_used_go_first_and_what_is_kept_stays(tmp_path):

@@ -40,6 +40,7 @@ def test_a_page_of_elsewhere_that_resolves_to_this_machine_gets_nothing(controll
         ("POST", "/v1/trials", b'{"manifests": []}', 400, "length >= 1 - at `$.manifests`"),
         ("POST", "/v1/trials", b'{"manifest": 1}', 400, "`manifest`"),
         ("POST", "/v1/trials", b"[" * 5000, 400, "TrialsIn"),
+        ("POST", "/v1/trials", b'{"devices": "\xff"}', 400, "TrialsIn"),
         ("POST", "/v1/manifests", b"{}", 400, "missing required field `variant`"),
         ("POST", "/v1/rollouts", b'{"manifest": "x"}', 400, "ManifestIn|RolloutIn"),
         ("GET", "/v1/trials?state=asleep", b"", 404, "no trial state 'asleep'"),
