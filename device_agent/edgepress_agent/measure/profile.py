@@ -80,7 +80,7 @@ async def _measure(job: Job, options: ProfileOptions, root: Path, on_phase: OnPh
         on_phase("measuring", "warming up")
         warm = await child.ask(WarmUp(options.warmup_runs, options.warmup_s), Warm)
         on_phase("measuring", f"timing {options.windows} windows of {options.window_s:g} s")
-        latency = await _time(child, options, on_phase)
+        latency, timing = await _time(child, options, on_phase)
         net = None
         power = sensors.power(board)
         if options.energy and power is not None:
@@ -103,7 +103,7 @@ async def _measure(job: Job, options: ProfileOptions, root: Path, on_phase: OnPh
             energy=net,
             golden_max_error=None if golden is None else golden.max_error,
             simulated=root != Path("/"),
-            notes=_notes(options, opened) + conditions.notes(before, after),
+            notes=_notes(options, opened) + timing + conditions.notes(before, after),
         )
     )
 
@@ -131,13 +131,16 @@ async def _check_golden(child: Worker, job: Job) -> GoldenChecked | None:
     return checked
 
 
-async def _time(child: Worker, options: ProfileOptions, on_phase: OnPhase) -> Latency:
+async def _time(child: Worker, options: ProfileOptions, on_phase: OnPhase) -> tuple[Latency, tuple[str, ...]]:
+    """Time the windows, once more where they spread; return the steadier timing, and a line that says so."""
     question = TimeWindows(options.windows, options.window_s)
-    latency = summarise(await child.ask(question, Timed))
-    if latency.unstable:
-        on_phase("measuring", f"once more: the windows spread by {latency.spread:.0%}")
-        latency = min(latency, summarise(await child.ask(question, Timed)), key=lambda each: each.spread)
-    return latency
+    first = summarise(await child.ask(question, Timed))
+    if not first.unstable:
+        return first, ()
+    on_phase("measuring", f"once more: the windows spread by {first.spread:.0%}")
+    second = summarise(await child.ask(question, Timed))
+    line = f"timed twice: the windows spread by {first.spread:.1%}, then {second.spread:.1%}; the steadier one stands"
+    return min(first, second, key=lambda each: each.spread), (line,)
 
 
 def summarise(timed: Timed) -> Latency:
