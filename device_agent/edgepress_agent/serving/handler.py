@@ -6,7 +6,7 @@ import socket
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote
 
 import msgspec
@@ -15,9 +15,7 @@ from edgepress_protocol.errors import Rejected
 from edgepress_agent import runtimes
 from edgepress_agent.measure.child import trouble
 from edgepress_agent.serving import v2
-
-if TYPE_CHECKING:
-    from edgepress_agent.serving.answering import Service
+from edgepress_agent.serving.service import Service
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 ALIAS = "active"
