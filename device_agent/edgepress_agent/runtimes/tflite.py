@@ -6,7 +6,7 @@ Both run float models through XNNPACK by default.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,14 +39,18 @@ def load(path: Path, threads: int) -> TfliteModel:
     Raises:
         Unsupported: it has an operator that this runtime does not know.
     """
-    try:
+
+    def start() -> Any:
         interpreter = _interpreter_class()(model_path=str(path), num_threads=threads)
         interpreter.allocate_tensors()
+        return interpreter
+
+    try:
+        return TfliteModel(start)
     except (RuntimeError, ValueError) as error:
         if any(sign in str(error) for sign in _UNKNOWN):
             raise Unsupported(f"TFLite: {error}") from error
         raise
-    return TfliteModel(interpreter)
 
 
 def _interpreter_class() -> Any:
@@ -60,14 +64,16 @@ class TfliteModel:
 
     resizable = True
 
-    def __init__(self, interpreter: Any) -> None:
-        self._interpreter = interpreter
-        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+    def __init__(self, start: Callable[[], Any]) -> None:
+        self._start = start
+        self._interpreter = start()
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         self.inputs = tuple(_spec(each) for each in inputs)
         self.outputs = tuple(_spec(each) for each in outputs)
         self._input_indexes = [int(each["index"]) for each in inputs]
         self._output_indexes = [int(each["index"]) for each in outputs]
-        self._shapes = [tuple(int(size) for size in each["shape"]) for each in inputs]
+        self._own_shapes = [tuple(int(size) for size in each["shape"]) for each in inputs]
+        self._shapes = self._own_shapes
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """Run once; an input of another shape than the last is resized first."""
@@ -85,6 +91,8 @@ class TfliteModel:
                 self._interpreter.resize_tensor_input(index, shape)
             self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
+            # The interpreter keeps the shapes that it could not take, and tflite-runtime crashes on being set back.
+            self._interpreter, self._shapes = self._start(), self._own_shapes
             raise Unsupported(f"TFLite: the file cannot take inputs of shape {shapes}: {error}") from error
         self._shapes = shapes
 

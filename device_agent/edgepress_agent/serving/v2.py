@@ -64,6 +64,9 @@ def infer(bound: Bound, manifest: Manifest, body: bytes) -> bytes:
     """
     request = parse(body)
     given = {tensor.name: tensor for tensor in request.inputs}
+    if len(request.inputs) == len(bound.inputs) == 1:
+        # Exporters name inputs each in their own way: a lone one needs no name, and outlives a switch of formats.
+        given = {bound.inputs[0].name: request.inputs[0]}
     arrays = [_array(given, spec) for spec in bound.inputs]
     unknown = set(given) - {spec.name for spec in bound.inputs}
     if unknown:
