@@ -14,6 +14,9 @@ from torch import nn
 
 from edgepress_host.text import one_line
 
+USUAL = {"data.source": "load", "metric": "score"}
+"""What users call the function that a key names, where it is not `build`."""
+
 
 def resolve(reference: str, *, key: str) -> Any:
     """Import what `module:attr` names; `key` is where the user wrote it, for the error line.
@@ -22,7 +25,8 @@ def resolve(reference: str, *, key: str) -> Any:
     """
     module_name, _, attribute = reference.partition(":")
     if not module_name or not attribute:
-        raise UsageError(f"{key} = {reference!r}: expected 'module:attr', for instance 'mynet:build'")
+        usual = USUAL.get(key, "build")
+        raise UsageError(f"{key} = {reference!r}: expected 'module:attr', for instance 'mynet:{usual}'")
     try:
         found = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -33,9 +37,8 @@ def resolve(reference: str, *, key: str) -> Any:
         raise UsageError(f"{key} = {reference!r}: importing {module_name} raised {one_line(error)}") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise UsageError(
-                f"{key} = {reference!r}: {module_name} has no attribute {part!r}{did_you_mean(part, dir(found))}"
-            )
+            hint = _nearest(part, dir(found), USUAL.get(key))
+            raise UsageError(f"{key} = {reference!r}: {module_name} has no attribute {part!r}{hint}")
         found = getattr(found, part)
     return found
 
@@ -80,6 +83,13 @@ def call_user(function: Callable[..., Any], *arguments: object, key: str) -> Any
 def is_onnx_file(source: str) -> bool:
     """Tell a foreign ONNX file from `module:attr`."""
     return Path(source).suffix == ".onnx"
+
+
+def _nearest(wrong: str, known: list[str], usual: str | None) -> str:
+    """Name the nearest attribute; the usual name goes before all that do not begin with it."""
+    if usual not in known:
+        return did_you_mean(wrong, known)
+    return did_you_mean(wrong, [one for one in known if one.startswith(usual)]) or f"; did you mean {usual!r}?"
 
 
 def did_you_mean(wrong: str, known: list[str]) -> str:

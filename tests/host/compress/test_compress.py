@@ -238,7 +238,10 @@ def test_a_model_that_does_not_export_is_one_clear_line_per_variant(press, tmp_p
     [
         (":build", ":biuld", "compress_zoo has no attribute 'biuld'; did you mean 'build'?"),
         ("compress_zoo:build", "compress_zoa:build", "no module named 'compress_zoa'"),
-        ("compress_zoo:build", "compress_zoo", "expected 'module:attr'"),
+        ("compress_zoo:build", "compress_zoo", "expected 'module:attr', for instance 'mynet:build'"),
+        ("compress_zoo:load", "compress_zoo", "expected 'module:attr', for instance 'mynet:load'"),
+        (":load", ":bild", "compress_zoo has no attribute 'bild'; did you mean 'load'?"),
+        (":load", ":load_nann", "did you mean 'load_nan'?"),
         (":build", ":number", "expected a callable, got int"),
         (":build", ":not_a_module", "expected a torch.nn.Module or a callable that returns one, got int"),
         (":build", ":raising", "it raised RuntimeError: the weights are elsewhere"),
