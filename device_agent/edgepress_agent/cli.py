@@ -78,14 +78,20 @@ class RunOptions:
             return None
         try:
             return self.password_file.read_text("utf-8").strip()
+        except FileNotFoundError as error:
+            raise UsageError(f"--password-file {self.password_file}: no such file") from error
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"--password-file {self.password_file}: {error}") from error
+            reason = error.strerror if isinstance(error, OSError) else "not a text file"
+            raise UsageError(f"--password-file {self.password_file}: {reason}") from error
 
 
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit status 2."""
     try:
         status = cli(prog_name="edgepress-agent", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as bare:
+        bare.show()
+        status = bare.exit_code
     except click.ClickException as error:
         _fail(f"{error.format_message()} (see edgepress-agent --help)", error.exit_code)
     except click.Abort:
@@ -96,6 +102,7 @@ def main() -> None:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="edgepress", prog_name="edgepress-agent")
 def cli() -> None:
     """Run models on this board, measure them, and tell the host."""
 

@@ -78,6 +78,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.stdout.flush()
     except click.exceptions.Exit as left:
         status = left.exit_code
+    except click.exceptions.NoArgsIsHelpError as bare:
+        bare.show()
+        status = bare.exit_code
     except click.ClickException as error:
         status = _say(_usage(error), 2)
     except UsageError as error:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.metadata import version
 
 import pytest
 from edgepress_protocol.signing import PrivateKey
@@ -67,7 +68,8 @@ def one_line(done: subprocess.CompletedProcess[str], status: int = 2) -> str:
         ({"serve": "unix:/" + "x" * 200}, "more than 107 bytes"),
         ({"ca": "ca.pem"}, "--ca is for mqtts://"),
         ({"broker": "mqtts://host", "ca": "nowhere.pem"}, "--ca nowhere.pem: no such file"),
-        ({"password_file": "nowhere"}, "--password-file nowhere"),
+        ({"password_file": "nowhere"}, "--password-file nowhere: no such file"),
+        ({"password_file": "."}, "--password-file .: Is a directory"),
         ({"state_dir": "/proc/nowhere"}, "cannot be written"),
     ],
 )
@@ -213,6 +215,13 @@ def test_probe_and_version_speak(tmp_path):
     assert device["board"]["cores"] >= 1
     assert agent("probe").stdout.strip()
     assert agent("version").stdout.startswith("edgepress-agent ")
+    assert agent("--version").stdout == f"edgepress-agent, version {version('edgepress')}\n"
+
+
+def test_without_a_command_it_is_its_help():
+    done = agent()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == agent("--help").stdout
 
 
 def test_shell_completion_is_there():
