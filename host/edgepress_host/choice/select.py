@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from edgepress_host.choice import figures
-from edgepress_host.choice.budget import Budget
+from edgepress_host.choice.budget import LIMITS, Budget
 from edgepress_host.choice.figures import OBJECTIVES, Entry, Figures
 
 Per = Literal["kind", "device"]
@@ -51,6 +51,11 @@ class Choice(msgspec.Struct, frozen=True):
     standings: tuple[Standing, ...]
 
     @property
+    def measured(self) -> bool:
+        """Tell whether anything here has a measurement that a choice can rest on."""
+        return any(standing.figures.devices for standing in self.standings)
+
+    @property
     def winner(self) -> Standing | None:
         """The chosen artifact's standing."""
         return next((standing for standing in self.standings if standing.outcome == "chosen"), None)
@@ -81,9 +86,13 @@ def _pick_one(group: str, entries: Sequence[Entry], budget: Budget, per: Per) ->
     devices = tuple(sorted({run.device for entry in ours for run in entry.runs}))
     lost: list[Standing] = []
     able: list[tuple[Entry, Figures]] = []
+    over: list[Figures] = []
     for entry in ours:
         found = figures.gather(entry, reference)
-        reason = figures.why_not_measured(entry, group, per) or _over_budget(found, budget)
+        absent = figures.why_not_measured(entry, group, per)
+        reason = absent or _over_budget(found, budget)
+        if reason and not absent:
+            over.append(found)
         if reason:
             lost.append(_standing(entry, "lost", reason, found, len(devices)))
         else:
@@ -106,7 +115,7 @@ def _pick_one(group: str, entries: Sequence[Entry], budget: Budget, per: Per) ->
         devices=devices,
         budget=budget,
         chosen=chosen[0].name if chosen else None,
-        why=standings[0].reason if standings else _why_none(lost),
+        why=standings[0].reason if standings else _why_none(lost, over, budget),
         compared=compared,
         standings=(*standings, *sorted(lost, key=lambda s: (s.variant, s.format))),
     )
@@ -115,16 +124,9 @@ def _pick_one(group: str, entries: Sequence[Entry], budget: Budget, per: Per) ->
 def _over_budget(found: Figures, budget: Budget) -> str:
     """Every limit that is broken, or cannot be shown to be kept; empty where all are kept."""
     reasons: list[str] = []
-    for limit, key in (
-        (budget.p95_latency_ms, "p95_latency_ms"),
-        (budget.peak_memory_bytes, "peak_memory_bytes"),
-        (budget.energy_mj, "energy_mj"),
-        (budget.max_file_bytes, "file_bytes"),
-        (budget.max_accuracy_drop, "accuracy_drop"),
-    ):
+    for name, limit in budget.limits.items():
+        key = LIMITS[name]
         value: float | None = getattr(found, key)
-        if limit is None:
-            continue
         word = figures.WORDS[key]
         if value is None:
             reasons.append(f"{word} is not known, the budget is {figures.shown(key, limit)}")
@@ -177,11 +179,33 @@ def _why(index: int, found: Figures, front: Sequence[tuple[Entry, Figures]], bud
     )
 
 
-def _why_none(lost: Sequence[Standing]) -> str:
+def _why_none(lost: Sequence[Standing], over: Sequence[Figures], budget: Budget) -> str:
+    """Name every limit that nothing of what was measured (`over`) keeps: each of them must be lifted for a choice."""
     if not lost:
         return "nothing to choose from"
-    measured = [standing for standing in lost if standing.figures.devices]
-    return "no variant keeps the budget" if measured else "no variant was measured here"
+    if not over:
+        return "no variant was measured here"
+    reasons = [_nobody(name, over, limit) for name, limit in budget.limits.items()]
+    if all(getattr(found, budget.minimise) is None for found in over):
+        word = figures.WORDS[budget.minimise]
+        reasons.append(f"no board here measured {word}, which is to be minimised; pass another --minimise")
+    return "; and ".join(filter(None, reasons)) or "no variant keeps the budget"
+
+
+def _nobody(name: str, over: Sequence[Figures], limit: float) -> str:
+    """Say that nothing keeps this limit, and what to do; empty where something does."""
+    key = LIMITS[name]
+    word, option = figures.WORDS[key], f"--{name.replace('_', '-')}"
+    known: list[float] = [value for found in over if (value := getattr(found, key)) is not None]
+    if not known:
+        nobody = "no drop of accuracy is known here" if key == "accuracy_drop" else f"no board here measured {word}"
+        return f"{nobody}, which the budget limits; leave {name} out or pass {option} none"
+    if min(known) <= limit:
+        return ""
+    return (
+        f"no variant keeps the {word} of {figures.shown(key, limit)}; "
+        f"the least is {figures.shown(key, min(known))}: pass a higher {option}, or none"
+    )
 
 
 def _standing(entry: Entry, outcome: Outcome, reason: str, found: Figures, devices: int) -> Standing:

@@ -73,7 +73,8 @@ def command(  # noqa: PLR0913, PLR0917 - one for each option
             try:
                 rollouts = _wait(client, rollouts, names)
             except KeyboardInterrupt:
-                say("the rollout goes on; `edgepress devices` shows where it stands")
+                told = ",".join(sorted({device for rollout in rollouts for device in rollout.devices}))
+                say(f"the rollout goes on; take it back with: edgepress rollback --devices {told}")
                 raise
     if as_json:
         print_json({"rollouts": rollouts})
@@ -119,6 +120,10 @@ def _selected(settings: Settings) -> dict[str, str]:
     for choice in made.choices:
         if not choice.chosen:
             say(f"{choice.group}: {choice.why}, so nothing is deployed there")
+    if not any(choice.measured for choice in made.choices):
+        raise UsageError(
+            "the last `edgepress select` found nothing measured; run `edgepress profile DIR` and select again"
+        )
     if not plans:
         raise UsageError("the last `edgepress select` chose nothing; widen the budget and select again")
     return plans

@@ -37,21 +37,36 @@ if TYPE_CHECKING:
 OUTCOMES = {"chosen": "[bold green]chosen[/]", "front": "[cyan]front[/]", "lost": "[dim]lost[/]"}
 
 
+NO_LIMIT = "none"
+
+
+def _limit(name: str, number: type[float] | type[int], unit: str, words: str) -> Callable[[Any], Any]:
+    def read(text: str) -> float | str:
+        try:
+            return text if text == NO_LIMIT else number(text)
+        except ValueError:
+            kind = "a whole number" if number is int else "a number"
+            raise click.BadParameter(f"expected {kind} or {NO_LIMIT}, got {text!r}") from None
+
+    return click.option(name, type=read, metavar=f"{unit}|{NO_LIMIT}", help=words)
+
+
 def budget_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Limits, collected into `limits`: those that were given, by their names in a recipe."""
+    """Limits, collected into `limits`: those that were given, by their names in a recipe; None for `none`."""
     decorators = (
-        click.option("--max-accuracy-drop", type=float, metavar="X", help="Against the original; 0.01 is one point."),
-        click.option("--p95-latency-ms", type=float, metavar="MS", help="Limit of the 95th percentile."),
-        click.option("--peak-memory-bytes", type=int, metavar="BYTES", help="Limit over the empty runtime's memory."),
-        click.option("--max-file-bytes", type=int, metavar="BYTES", help="Limit of the file."),
-        click.option("--energy-mj", type=float, metavar="MJ", help="Limit of one inference, net of idle."),
+        _limit("--max-accuracy-drop", float, "X", "Against the original; 0.01 is one point."),
+        _limit("--p95-latency-ms", float, "MS", "Limit of the 95th percentile."),
+        _limit("--peak-memory-bytes", int, "BYTES", "Limit over the empty runtime's memory."),
+        _limit("--max-file-bytes", int, "BYTES", "Limit of the file."),
+        _limit("--energy-mj", float, "MJ", "Limit of one inference, net of idle."),
         click.option("--minimise", type=click.Choice(GOALS), help="What decides within the budget."),
     )
 
     @functools.wraps(function)
     def collected(*args: Any, **given: Any) -> None:
         limits = {name: given.pop(name) for name in list(given) if name in Budget.__struct_fields__}
-        function(*args, limits={name: value for name, value in limits.items() if value is not None}, **given)
+        asked = {name: value for name, value in limits.items() if value is not None}
+        function(*args, limits={name: None if value == NO_LIMIT else value for name, value in asked.items()}, **given)
 
     made = collected
     for decorator in reversed(decorators):
@@ -74,12 +89,14 @@ def budget_options(function: Callable[..., None]) -> Callable[..., None]:
 def command(settings: Settings, folder: Path | None, limits: dict[str, Any], per: Per, as_json: bool) -> None:
     """Choose per kind of board: budget first, then the Pareto front, then what is to be minimised.
 
-    The budget is that of the recipe behind --variants; options here go before it. The choice is kept for
-    `edgepress deploy --selected`.
+    The budget is that of the recipe behind --variants; options here go before it, and `none` lifts a limit of it. The
+    choice is kept for `edgepress deploy --selected`.
     """
     from edgepress_host.choice import choices
 
     scope = scope_of(folder, limits)
+    if folder is None and not scope.budget.limits:
+        say("no --variants: no recipe's budget; limits are only those given here")
     with controller(settings) as client:
         made = choose(client, scope, per)
     choices.write(settings.choice_file, made)

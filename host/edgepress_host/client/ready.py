@@ -41,6 +41,8 @@ def read(path: Path, work_dir: Path, evaluation: EvaluationFile | None = None) -
     from safetensors.numpy import save_file
 
     format_ = FORMATS.get(path.suffix)
+    if format_ is None and not path.exists():
+        raise UsageError(f"{path}: no such folder or file")
     if format_ is None:
         raise UsageError(f"{path}: expected a file that ends in {' or '.join(FORMATS)}")
     sha256 = digest(path)

@@ -119,7 +119,10 @@ def roll_out(core: Core, asked: views.RolloutIn) -> Rollout:
         for other in core.rollouts.values():
             if device_id in other.devices:
                 name = ":".join(core.fleet.named(other.manifest))
-                raise Conflict(f"{device_id} is in a rollout of {name}, which still goes on; roll it back first")
+                raise Conflict(
+                    f"{device_id} is in a rollout of {name}, which still goes on; "
+                    f"roll it back first: edgepress rollback --devices {device_id}"
+                )
     canary = min(asked.canary, len(devices))
     rollout = Rollout(uuid.uuid4().hex, asked.manifest, devices, canary, asked.hold_s, time.time())
     step = advance(rollout, core.fleet.devices, time.time())

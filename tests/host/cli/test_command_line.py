@@ -69,6 +69,7 @@ def _silent(command: Any) -> Any:
         (("deploy", "--selected"), 2, "run `edgepress select` first"),
         (("profile", "missing.onnx"), 2, "No such file"),
         (("profile", "./model.pt"), 2, "expected a file that ends in .onnx or .tflite"),
+        (("profile", "nosuch/folder"), 2, "nosuch/folder: no such folder or file"),
         (("profile", "."), 2, "edgepress compress"),
         (("profile", "small", "--variants", "nowhere"), 2, "nowhere"),
         (("profile", "small", "--eval", "none.safetensors"), 2, "none.safetensors"),
@@ -81,11 +82,31 @@ def _silent(command: Any) -> Any:
 def test_a_mistake_is_one_line_and_a_status(
     shell: Any, tmp_path: Path, arguments: tuple[str, ...], status: int, words: str
 ) -> None:
+    (tmp_path / "model.pt").touch()
     done = shell.run(*arguments, expect=status, cwd=tmp_path)
     lines = done.stderr.strip().splitlines()
     assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
     assert words in lines[-1]
     assert not done.stdout
+
+
+@pytest.mark.parametrize(("arguments", "path"), [((), "edgepress"), (("keys",), "edgepress keys")])
+def test_a_group_without_a_command_is_its_help(shell: Any, arguments: tuple[str, ...], path: str) -> None:
+    said = shell.run(*arguments, expect=2)
+    assert said.stderr == shell.run(*arguments, "--help").stdout
+    assert said.stderr.startswith(f"Usage: {path} ")
+    assert len(said.stderr.splitlines()) > 5
+    assert not said.stdout
+
+
+def test_a_choice_of_nothing_says_to_measure_first(shell: Any) -> None:
+    no_budget = "no --variants: no recipe's budget; limits are only those given here"
+    assert no_budget in shell.run("select").stderr.splitlines()
+    assert no_budget not in shell.run("select", "--max-file-bytes", "100").stderr
+    assert no_budget in shell.run("select", "--max-file-bytes", "none").stderr
+    assert "run `edgepress profile DIR` and select again" in shell.error("deploy", "--selected")
+    assert "'--energy-mj': expected a number or none, got 'some'" in shell.error("select", "--energy-mj", "some")
+    assert "expected a whole number or none" in shell.error("select", "--max-file-bytes", "1.5")
 
 
 def test_control_characters_of_others_do_not_reach_the_terminal(shell: Any) -> None:

@@ -40,6 +40,11 @@ def test_select_takes_the_budget_of_the_recipe_and_options_before_it(
     assert reasons["broken"].startswith("failed on pi-1: golden")
     (choice,) = line.json("select", "--variants", folder, "--max-accuracy-drop", "0.01")["choices"]
     assert choice["chosen"] == "original:onnx"
+    said = line.run("select", "--variants", folder, "--energy-mj", "5").stdout
+    assert "no choice: no board here measured energy" in " ".join(said.split())
+    assert "widen the budget" in line.error("deploy", "--selected")
+    lifted = line.json("select", "--variants", folder, "--max-accuracy-drop", "none")["choices"]
+    assert [one["budget"]["max_accuracy_drop"] for one in lifted] == [None]
     by_device = line.json("select", "--per", "device")["choices"]
     assert [one["group"] for one in by_device] == ["pi-1", "pi-2"]
 
@@ -198,9 +203,17 @@ def test_a_board_that_ran_nothing_before_can_be_rolled_back(line: Any, profiled:
     line.start_agent("novice")
     try:
         line.wait_for(novice=True)
-        line.run("deploy", "small", "--devices", "novice", "--canary", "1", "--hold-s", "3600", "--no-wait")
+        deploy = ("deploy", "small", "--devices", "novice", "--canary", "1", "--hold-s", "3600")
+        process = subprocess.Popen(line.command(*deploy), env=line.environment, stderr=subprocess.PIPE, text=True)
         with connect(line.data_dir, print) as client:
             client.follow(lambda: any(view.id == "novice" and view.active for view in client.devices()), tick_s=5.0)
+        assert process.stderr is not None
+        while "watched" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=20)[1]
+        assert "the rollout goes on; take it back with: edgepress rollback --devices novice\n" in said
+        assert line.error(*deploy).endswith("roll it back first: edgepress rollback --devices novice")
         assert "novice ran nothing before" in line.run("rollback", "--devices", "novice").stderr
     finally:
         line.stop_agent("novice")

@@ -142,7 +142,9 @@ def test_comparing_is_antisymmetric(key: str, a: float, b: float) -> None:
 def test_a_loser_over_the_budget_hears_by_how_much() -> None:
     choice = only([entry("big", run(p95_latency_ms=4.1))], Budget(p95_latency_ms=2.0))
     assert choice.chosen is None
-    assert choice.why == "no variant keeps the budget"
+    assert choice.why == (
+        "no variant keeps the p95 latency of 2.00 ms; the least is 4.10 ms: pass a higher --p95-latency-ms, or none"
+    )
     assert choice.standings[0].reason == "p95 latency 4.10 ms over the budget of 2.00 ms"
 
 
@@ -224,6 +226,21 @@ def test_the_host_stands_in_for_accuracy_and_says_so() -> None:
 def test_an_energy_budget_without_a_sensor_cannot_be_kept() -> None:
     choice = only([entry("a")], Budget(energy_mj=5.0))
     assert choice.standings[0].reason == "energy is not known, the budget is 5.00 mJ"
+
+
+def test_no_choice_names_the_limit_that_nothing_keeps() -> None:
+    no_energy = "no board here measured energy, which the budget limits; leave energy_mj out or pass --energy-mj none"
+    big = entry("big", run(p95_latency_ms=9.0))
+    assert only([entry("a"), big], Budget(energy_mj=5.0, p95_latency_ms=3.0)).why == no_energy
+    both = only([big], Budget(energy_mj=5.0, p95_latency_ms=3.0)).why
+    assert no_energy in both
+    assert "no variant keeps the p95 latency of 3.00 ms" in both
+    assert "no drop of accuracy is known here" in only([entry("a")], Budget(max_accuracy_drop=0.1)).why
+    assert "pass another --minimise" in only([entry("a")], Budget(minimise="energy_mj")).why
+    slow_or_big = [entry("a", run(p95_latency_ms=9.0), size=10), entry("b", size=1000)]
+    assert only(slow_or_big, Budget(p95_latency_ms=3.0, max_file_bytes=100)).why == "no variant keeps the budget"
+    failed = only([entry("a", run(failed="crash: signal 11"))], Budget(energy_mj=5.0))
+    assert (failed.why, failed.measured) == ("no variant was measured here", False)
 
 
 def test_energy_is_compared_only_where_all_have_it() -> None:

@@ -44,7 +44,7 @@ def test_one_rollout_at_a_time_and_a_rollback_ends_it(controller, devices):
     held = controller.post("/v1/rollouts", body)
     controller.until(lambda: controller.get(f"/v1/rollouts/{held['id']}")["phase"] == "holding")
     refused = controller.call("POST", "/v1/rollouts", expect=409, content=json.dumps(body))
-    assert "which still goes on" in refused["error"]
+    assert refused["error"].endswith("which still goes on; roll it back first: edgepress rollback --devices busy")
     back = controller.post("/v1/rollbacks", {"devices": "busy"})
     assert back == {"devices": {"busy": good["manifest"]}}
     devices.until(pi, lambda: pi.wants[-1].deployment.id == good["id"])
