@@ -16,7 +16,7 @@ FILES = {
 @click.argument("shell", type=click.Choice(tuple(FILES)))
 @click.pass_context
 def command(context: click.Context, shell: str) -> None:
-    """Print a completion script; put it where your shell looks for such files.
+    """Print a completion script; put it where your shell looks for such files (mkdir -p that folder first).
 
     \b
     bash: edgepress completion bash > ~/.local/share/bash-completion/completions/edgepress
