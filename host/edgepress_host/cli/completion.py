@@ -20,7 +20,7 @@ def command(context: click.Context, shell: str) -> None:
 
     \b
     bash: edgepress completion bash > ~/.local/share/bash-completion/completions/edgepress
-    zsh:  edgepress completion zsh > "${fpath[1]}/_edgepress"
+    zsh:  edgepress completion zsh > ~/.zfunc/_edgepress
     fish: edgepress completion fish > ~/.config/fish/completions/edgepress.fish
     """  # noqa: D301 - \b is click's mark for lines that stay apart
     found = get_completion_class(shell)
