@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from edgepress_protocol.errors import Unavailable
+
+from edgepress_host import durable
 
 FORMAT = 1
 """Changes when the meaning of an entry does; older entries are then never found."""
@@ -98,18 +98,7 @@ def key_of(*parts: object) -> str:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write beside, fsync, replace, fsync the folder: a reader sees the old file or the new one. Raises Unavailable."""
     with disk(path):
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:16]}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        _fsync_folder(path.parent)
+        durable.write(path, content)
 
 
 @contextlib.contextmanager
@@ -137,11 +126,3 @@ def no_space(error: BaseException | None) -> bool:
 
 def _check(facts: Mapping[str, Any], blobs: Mapping[str, str]) -> str:
     return hashlib.sha256(msgspec.json.encode([facts, blobs], order="sorted")).hexdigest()
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
