@@ -16,9 +16,15 @@ from edgepress_host import exporters, technique
 from edgepress_host.choice.budget import Budget
 from edgepress_host.press.loading import did_you_mean, is_onnx_file
 from edgepress_host.press.strict import convert
-from edgepress_host.technique import Technique
+from edgepress_host.technique import Technique, Trait
 
 ORIGINAL = "original"
+_TRAITS: dict[Trait, str] = {
+    "zeros": "the zeros",
+    "shared": "the shared values",
+    "grid": "the low-bit values",
+    "factors": "the factors",
+}
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
@@ -38,9 +44,13 @@ class ModelTable(Record, frozen=True):
 
 
 class DataTable(Record, frozen=True):
-    """`[data]`: `source` is `module:attr` of `load(split) -> (x, y)`; the limits take the first samples of a split."""
+    """`[data]`: `source` is `module:attr` of `load(split) -> (x, y)`; the limits take the first samples of a split.
+
+    `augment` is `module:attr` of `augment(x, generator) -> x` for training batches, a tensor (B, …) each way.
+    """
 
     source: str
+    augment: str | None = None
     validate_samples: int | None = None
     test_samples: int | None = None
 
@@ -165,7 +175,20 @@ def _variant(table: _VariantTable, index: int) -> Variant:
                 f"{where}.steps[{number}]: {steps[number].tag} works on the torch module and must come before "
                 f"{steps[number - 1].tag}, which works on the exported file"
             )
+    _check_order(steps, where)
     return Variant(name=table.name, formats=table.formats, steps=steps)
+
+
+def _check_order(steps: tuple[Technique, ...], where: str) -> None:
+    """Refuse a step that undoes what an earlier one made: the order makes no sense."""
+    makers: dict[Trait, int] = {}
+    for number, step in enumerate(steps):
+        for trait in sorted(step.breaks() & makers.keys()):
+            raise UsageError(
+                f"{where}.steps[{number}]: {step.tag} would undo {_TRAITS[trait]} that {steps[makers[trait]].tag} "
+                f"(steps[{makers[trait]}]) makes; put {step.tag} before it"
+            )
+        makers |= dict.fromkeys(step.makes(), number)
 
 
 def _step(table: dict[str, Any], where: str) -> Technique:

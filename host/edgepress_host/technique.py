@@ -18,10 +18,13 @@ from torch import nn
 from edgepress_host import techniques
 from edgepress_host.press.data import Samples
 from edgepress_host.press.loading import did_you_mean
+from edgepress_host.press.training import Augment
 from edgepress_host.text import one_line
 
 GROUP = "edgepress.techniques"
 Stage = Literal["module", "graph"]
+Trait = Literal["zeros", "shared", "grid", "factors"]
+"""What a step leaves in the weights: single zeros; shared values; values of few bits; layers in factors."""
 S = TypeVar("S", bound="Technique")
 
 
@@ -36,6 +39,9 @@ class Workbench(msgspec.Struct, frozen=True):
     split: Callable[[str], Samples]
     seed: int
     say: Callable[[str], None]
+    augment: Augment | None
+    """The recipe's augmentation of training batches."""
+
     note: Callable[[str], None]
     """Kept with the step's result and shown to the user, for instance the layers that were skipped."""
 
@@ -45,7 +51,7 @@ class Workbench(msgspec.Struct, frozen=True):
 
 
 class Technique(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A frozen record of options. Its tag is the name of its file; it never changes its input.
+    """A frozen record of options, which never changes its input. Its tag is the name of its file or family's folder.
 
     A technique of stage "module" has `apply_module`, one of stage "graph" has `apply_graph`.
     """
@@ -62,6 +68,14 @@ class Technique(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         """The technique's name in a recipe."""
         return type(self).__module__.rpartition(".")[2]
 
+    def makes(self) -> frozenset[Trait]:
+        """Return what the step leaves in the weights."""
+        return frozenset()
+
+    def breaks(self) -> frozenset[Trait]:
+        """Return what the step would undo, had an earlier step made it; the recipe is then refused."""
+        return frozenset()
+
     def check(self) -> None:
         """Raise UsageError, starting with the option's name, where options contradict each other."""
 
@@ -71,6 +85,10 @@ class Technique(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     def base(self) -> str | None:
         """`module:attr` of the module that the result has the structure of, where that is not the input's."""
+        return None
+
+    def prepared(self) -> Technique | None:
+        """Return the step of stage "module" that a graph step needs done before the export, where there is one."""
         return None
 
     def apply_module(self, model: nn.Module, bench: Workbench) -> nn.Module:

@@ -7,6 +7,7 @@ that is best on the validate split is kept; the test split is read once, after t
 from __future__ import annotations
 
 import copy
+import io
 import shlex
 import sys
 import time
@@ -20,7 +21,7 @@ import torch
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from edgepress_models import augment, checkpoint, fashion_mnist, lenet5, resnet8, sources
+from edgepress_models import augment, checkpoint, fashion_mnist, files, lenet5, resnet8, sources, vgg16
 
 _WEIGHTS = Path(__file__).parent / "weights"
 
@@ -39,16 +40,46 @@ class Settings:
 ZOO = {
     "resnet8": Settings(resnet8.build, epochs=18, peak_learning_rate=0.2, weight_decay=5e-4),
     "lenet5": Settings(lenet5.build, epochs=30, peak_learning_rate=0.06, weight_decay=5e-4),
+    "vgg16": Settings(vgg16.build, epochs=20, peak_learning_rate=0.05, weight_decay=5e-4),
 }
 
 
+@dataclass(frozen=True)
+class Running:
+    """What a training consists of between two epochs."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    generator: torch.Generator
+
+    def kept(self) -> dict[str, Any]:
+        """Return all of it as plain tensors and numbers."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "generator": self.generator.get_state(),
+            "dropout": torch.get_rng_state(),
+        }
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        """Go back to what was kept."""
+        self.model.load_state_dict(kept["model"])
+        self.optimizer.load_state_dict(kept["optimizer"])
+        self.schedule.load_state_dict(kept["schedule"])
+        self.generator.set_state(kept["generator"])
+        torch.set_rng_state(kept["dropout"])
+
+
 def train(
-    settings: Settings, epochs: int, seed: int, bfloat16: bool, progress: Progress
+    settings: Settings, epochs: int, seed: int, bfloat16: bool, progress: Progress, resume: Path
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return the model at its best epoch, and that epoch's number and accuracy on the validate split.
 
-    With `bfloat16` the forward pass runs under autocast, which is faster on processors with AVX512-BF16; the weights
-    stay float32.
+    The state after each epoch is kept in the file `resume`; a training that was stopped goes on from it. With
+    `bfloat16` the forward pass runs under autocast, which is faster on processors with AVX512-BF16; the weights stay
+    float32.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -64,7 +95,16 @@ def train(
     bar = progress.add_task("training", total=epochs * steps_per_epoch)
     best: dict[str, Any] = {"epoch": 0, "validate_accuracy": -1.0}
     best_model = model
-    for epoch in range(1, epochs + 1):
+    state = Running(model, optimizer, schedule, generator)
+    first = 1
+    if resume.exists():
+        kept = torch.load(resume, weights_only=True)
+        state.restore(kept)
+        best, first = kept["best"], kept["epoch"] + 1
+        best_model = copy.deepcopy(model)
+        best_model.load_state_dict(kept["best_model"])
+        progress.advance(bar, kept["epoch"] * steps_per_epoch)
+    for epoch in range(first, epochs + 1):
         order = torch.randperm(len(labels), generator=generator)[: steps_per_epoch * settings.batch]
         for chosen in torch.split(order, settings.batch):
             batch = augment.shift_and_flip(images[chosen], generator)
@@ -75,8 +115,16 @@ def train(
         if reached > best["validate_accuracy"]:
             best = {"epoch": epoch, "validate_accuracy": reached}
             best_model = copy.deepcopy(model)
+        kept = state.kept() | {"epoch": epoch, "best": best, "best_model": best_model.state_dict()}
+        _write(resume, kept)
         _describe(progress, bar, epoch, epochs, reached)
     return best_model.eval(), best
+
+
+def _write(path: Path, kept: dict[str, Any]) -> None:
+    buffer = io.BytesIO()
+    torch.save(kept, buffer)
+    files.write_atomically(path, buffer.getvalue())
 
 
 def _descend(
@@ -121,10 +169,11 @@ def main(name: str, epochs: int | None, seed: int, out: Path, threads: int, bflo
     settings = ZOO[name]
     torch.set_num_threads(threads)
     started_s = time.monotonic()
+    resume = out / f"{name}.resume"
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns) as progress:
-            model, best = train(settings, epochs or settings.epochs, seed, bfloat16, progress)
+            model, best = train(settings, epochs or settings.epochs, seed, bfloat16, progress, resume)
     except sources.DataMissing as error:
         click.echo(f"error: {error}", err=True)
         raise SystemExit(1) from error
@@ -142,6 +191,7 @@ def main(name: str, epochs: int | None, seed: int, out: Path, threads: int, bflo
         "command": shlex.join(["python", "-m", "edgepress_models.train", *sys.argv[1:]]),
     }
     weights = checkpoint.save(model, measured, name, out)
+    resume.unlink()
     reached = f"test {measured['test_accuracy']:.2%}, validate {measured['validate_accuracy']:.2%}"
     click.echo(f"{weights}: {reached}, {measured['seconds']} s")
 

@@ -2,7 +2,8 @@
 
 A pickle would run whatever code a cache file holds. So a module is kept as its tensors (safetensors) and a list of
 the plain attributes of its layers (JSON); it is rebuilt on a copy of the module that it came from, by giving layers
-their new sizes. The digest of the result decides whether that worked.
+their new sizes, and by building those that are new: layers of torch.nn, and those that `buildable` names. The digest
+of the result decides whether that worked.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import safetensors.torch
@@ -21,17 +21,35 @@ from torch import Tensor, nn
 from edgepress_host.press import code
 
 Plain = bool | int | float | str | tuple[int, ...] | None
+M = TypeVar("M", bound=type[nn.Module])
 _COMMON = frozenset(vars(nn.Module()))
 _HAS_BIAS = "has_bias"
-_KINDS: dict[str, Callable[..., nn.Module]] = {"Linear": nn.Linear, "Conv2d": nn.Conv2d}
+_KINDS: dict[str, type[nn.Module]] = {
+    kind.__name__: kind
+    for kind in (
+        *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.Identity, nn.Flatten),
+        *(nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh),
+    )
+}
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """A module without children: its place, its class and its plain attributes (widths, strides, …)."""
+    """A module: its place, its class, its plain attributes (widths, strides, …), and whether it has none below it."""
 
     path: str
     kind: str
     plain: dict[str, Any]
+    leaf: bool
+
+
+def buildable(kind: M) -> M:
+    """Let a layer of edgepress's own be built again: a class decorator.
+
+    The layer has no modules below it, and the arguments of its constructor are attributes of the same names; an
+    argument `bias` is a bool that tells whether the attribute `bias` is a tensor.
+    """
+    _KINDS[kind.__name__] = kind
+    return kind
 
 
 def digest(model: nn.Module) -> str:
@@ -50,9 +68,8 @@ def digest(model: nn.Module) -> str:
 def describe(model: nn.Module) -> bytes:
     """Return the layers as JSON."""
     layers = [
-        Layer(path=path, kind=type(layer).__name__, plain=_plain(layer))
+        Layer(path=path, kind=type(layer).__name__, plain=_plain(layer), leaf=not list(layer.children()))
         for path, layer in model.named_modules()
-        if not list(layer.children())
     ]
     return msgspec.json.encode(layers)
 
@@ -70,14 +87,9 @@ def rebuild(base: nn.Module, layers: bytes, state: bytes) -> nn.Module:
     """
     model = copy.deepcopy(base)
     described = msgspec.json.decode(layers, type=list[Layer])
-    _insert_factors(model, described)
     for layer in described:
-        module = model.get_submodule(layer.path)
-        if type(module).__name__ != layer.kind:
-            raise ValueError(f"{layer.path} is a {type(module).__name__}, not a {layer.kind}")
-        for name in layer.plain.keys() - {_HAS_BIAS}:
-            value = layer.plain[name]
-            setattr(module, name, tuple(value) if isinstance(value, list) else value)
+        _fit_in(model, layer)
+    _take_away(model, {layer.path for layer in described})
     values = safetensors.torch.load(state)
     for name, current in list(_own_state(model)):
         parent, _, leaf = name.rpartition(".")
@@ -95,23 +107,40 @@ def replace_layer(model: nn.Module, path: str, layer: nn.Module) -> None:
     setattr(model.get_submodule(parent), leaf, layer)
 
 
-def _insert_factors(model: nn.Module, described: list[Layer]) -> None:
-    """Where a description goes deeper than the model, a layer was replaced by a sequence of new ones."""
-    known = dict(model.named_modules())
-    groups: dict[str, list[Layer]] = {}
-    for layer in described:
-        if layer.path not in known:
-            groups.setdefault(layer.path.rpartition(".")[0], []).append(layer)
-    for path, layers in groups.items():
-        replace_layer(model, path, nn.Sequential(*(_new(layer.kind, layer.plain) for layer in layers)))
+def _fit_in(model: nn.Module, layer: Layer) -> None:
+    """Give the module at a described place its attributes; one of another kind gives way to a new one."""
+    if layer.path not in dict(model.named_modules()) or (
+        type(model.get_submodule(layer.path)).__name__ != layer.kind
+        or (layer.leaf and list(model.get_submodule(layer.path).children()))
+    ):
+        replace_layer(model, layer.path, _new(layer))
+    module = model.get_submodule(layer.path)
+    for name in layer.plain.keys() - {_HAS_BIAS}:
+        value = layer.plain[name]
+        setattr(module, name, tuple(value) if isinstance(value, list) else value)
 
 
-def _new(kind: str, plain: dict[str, Any]) -> nn.Module:
-    if kind not in _KINDS:
-        raise ValueError(f"cannot build a {kind}")
-    names = set(inspect.signature(_KINDS[kind]).parameters) - {"self", "bias", "device", "dtype"}
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items() if name in names}
-    return _KINDS[kind](**given, bias=plain[_HAS_BIAS])
+def _take_away(model: nn.Module, described: set[str]) -> None:
+    """Remove what the base has and the described model has not."""
+    for path in sorted(dict(model.named_modules()).keys() - described):
+        parent, _, leaf = path.rpartition(".")
+        # What was below a module that is gone already is gone, too.
+        if path in dict(model.named_modules()):
+            delattr(model.get_submodule(parent), leaf)
+
+
+def _new(layer: Layer) -> nn.Module:
+    """Build a layer; one with others below it is a sequence, which they then fill in their order."""
+    if not layer.leaf and layer.kind == nn.Sequential.__name__:
+        return nn.Sequential()
+    if layer.kind not in _KINDS:
+        raise ValueError(f"cannot build a {layer.kind}")
+    wanted = inspect.signature(_KINDS[layer.kind]).parameters.keys() - {"bias", "device", "dtype"}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in layer.plain.items()}
+    chosen = {name: value for name, value in given.items() if name in wanted}
+    if "bias" in inspect.signature(_KINDS[layer.kind]).parameters:
+        chosen["bias"] = layer.plain[_HAS_BIAS]
+    return _KINDS[layer.kind](**chosen)
 
 
 def _plain(layer: nn.Module) -> dict[str, Plain]:
@@ -120,8 +149,8 @@ def _plain(layer: nn.Module) -> dict[str, Plain]:
         for name, value in vars(layer).items()
         if not name.startswith("_") and name != "training" and _is_plain(value)
     }
-    if type(layer).__name__ in _KINDS:
-        found[_HAS_BIAS] = layer.bias is not None
+    if "bias" in inspect.signature(type(layer)).parameters:
+        found[_HAS_BIAS] = getattr(layer, "bias", None) is not None
     return found
 
 

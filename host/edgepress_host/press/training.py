@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
-from typing import Annotated
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -13,87 +13,187 @@ import torch
 from edgepress_protocol.errors import EdgepressError
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._pytree import tree_leaves, tree_map
 
 from edgepress_host.press.data import Samples
 
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(outputs, labels, indices of the samples) → scalar loss."""
+
+class Step(NamedTuple):
+    """One batch on its way: inputs (B, …) as augmented, labels (B, …), sample numbers (B,), and where training is."""
+
+    x: Tensor
+    y: Tensor
+    indices: Tensor
+    number: int
+    total: int
+
+
+Loss = Callable[[Any, Step], Tensor]
+"""(what the model returned, the batch) → scalar loss."""
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+"""(inputs (B, …), source of chance) → inputs of the same shape."""
+
+
+class Around(Protocol):
+    """What a training is surrounded by: chance, augmentation of batches, and who hears of it."""
+
+    @property
+    def seed(self) -> int:
+        """Order, dropout and augmentation follow from it."""
+
+    @property
+    def augment(self) -> Augment | None:
+        """What changes each training batch at random, if anything does."""
+
+    @property
+    def say(self) -> Callable[[str], None]:
+        """Who hears how far it is."""
+
+    @property
+    def note(self) -> Callable[[str], None]:
+        """Who hears what is to be kept with the result."""
 
 
 class Diverged(EdgepressError):  # noqa: N818 - it names what happened to the training
-    """Training produced a loss that is not a finite number."""
+    """Training produced a loss that is not a finite number, before anything worth keeping was reached."""
 
 
 class Schedule(msgspec.Struct, frozen=True):
-    """How long and how fast to train."""
+    """How long and how fast to train. `samples` takes the first ones; `bfloat16` is for forward passes alone."""
 
     epochs: int
     lr: float
     batch: int
     samples: int | None
+    weight_decay: float = 1e-4
+    bfloat16: bool = False
 
 
 Epochs = Annotated[int, msgspec.Meta(ge=0, le=1000)]
 LearningRate = Annotated[float, msgspec.Meta(gt=0, le=10)]
 Batch = Annotated[int, msgspec.Meta(ge=2)]
 SampleLimit = Annotated[int, msgspec.Meta(ge=2)] | None
+WeightDecay = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 def fit(
-    model: nn.Module, samples: Samples, schedule: Schedule, loss: Loss, *, seed: int, say: Callable[[str], None]
+    model: nn.Module,
+    samples: Samples,
+    schedule: Schedule,
+    loss: Loss,
+    around: Around,
+    *,
+    also: Sequence[nn.Module] = (),
+    after_step: Callable[[Step], None] = lambda _: None,
 ) -> nn.Module:
     """Train `model` in place with AdamW under a cosine schedule, and return it in evaluation mode.
 
-    The loop sees the first `schedule.samples` samples, shuffled by `seed`. A weight that is exactly zero at the
-    start stays zero: a former step pruned it. Raises Diverged.
+    The loop sees the first `schedule.samples` samples, shuffled by the seed. A weight that is exactly zero at the
+    start stays zero: a former step pruned it. `also` are modules that the loss uses and that learn beside the model;
+    `after_step` may change weights (masks, projections) after each step of the optimiser.
+
+    Where the loss stops being finite, training ends with the weights of the epoch whose mean loss was the smallest,
+    and a note says so. Raises Diverged where that happens in the first epoch.
     """
     chosen = samples.first(schedule.samples)
     # Convolutions train about 1.5 times faster with the channels last; the weights leave as they came.
     layout = torch.channels_last if chosen.x.ndim == 4 else torch.contiguous_format
     x = torch.from_numpy(np.array(chosen.x)).contiguous(memory_format=layout)
     y = torch.from_numpy(np.array(chosen.y))
-    model.to(memory_format=layout)  # type: ignore[call-overload]
+    learners = (model, *also)
+    for learner in learners:
+        learner.to(memory_format=layout).train()  # type: ignore[call-overload]
     masks = [(weight, weight != 0) for weight in model.parameters() if weight.ndim > 1 and bool((weight == 0).any())]
-    steps = schedule.epochs * math.ceil(len(x) / schedule.batch)
+    total = schedule.epochs * sum(1 for _ in _batches(torch.arange(len(x)), schedule.batch))
+    number, best = 0, _Best()
     with one_thread(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=schedule.lr, weight_decay=1e-4)
-        pace = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=max(1, steps))
-        model.train()
-        for epoch in range(schedule.epochs):
-            for number, indices in enumerate(_batches(len(x), schedule.batch)):
-                value = loss(model(x[indices]), y[indices], indices)
+        torch.manual_seed(around.seed)
+        chance = torch.Generator().manual_seed(around.seed)
+        optimiser, pace = _optimiser(learners, schedule, total)
+        for epoch in range(1, schedule.epochs + 1):
+            losses = 0.0
+            for indices in _batches(torch.randperm(len(x)), schedule.batch):
+                inputs = x[indices] if around.augment is None else around.augment(x[indices], chance)
+                step = Step(inputs.contiguous(memory_format=layout), y[indices], indices, number, total)
+                with torch.autocast("cpu", torch.bfloat16, enabled=schedule.bfloat16):
+                    outputs = model(step.x)
+                value = loss(_as_float(outputs), step)
                 reached = value.item()
                 if not math.isfinite(reached):
-                    raise Diverged(f"the loss became {reached} in epoch {epoch + 1}; lower lr ({schedule.lr})")
+                    best.go_back(model, f"the loss became {reached} in epoch {epoch}; lower lr ({schedule.lr})", around)
+                    return _left(learners)
                 optimiser.zero_grad(set_to_none=True)
                 value.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 pace.step()
                 _keep_zeros(masks)
+                after_step(step)
+                losses += reached
                 if number % 20 == 0:
-                    done = number * schedule.batch
-                    say(f"epoch {epoch + 1}/{schedule.epochs}, {done}/{len(x)}, loss {reached:.3f}")
-    return model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload, no-any-return]
+                    around.say(f"epoch {epoch}/{schedule.epochs}, {number + 1}/{total} steps, loss {reached:.3f}")
+                number += 1
+            best.keep(model, epoch, losses)
+    return _left(learners)
 
 
-def supervised(outputs: Tensor, labels: Tensor, _indices: Tensor) -> Tensor:
-    """Cross-entropy for integer labels of shape (N,), else mean squared error."""
-    if holds_classes(labels.numpy()):
-        return functional.cross_entropy(outputs, labels.long())
-    return functional.mse_loss(outputs, labels.reshape(outputs.shape).to(outputs.dtype))
+def _optimiser(
+    learners: Sequence[nn.Module], schedule: Schedule, total: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    weights = [weight for learner in learners for weight in learner.parameters() if weight.requires_grad]
+    optimiser = torch.optim.AdamW(weights, lr=schedule.lr, weight_decay=schedule.weight_decay)
+    return optimiser, torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=max(1, total))
+
+
+class _Best:
+    """The weights after the epoch whose losses were the smallest."""
+
+    def __init__(self) -> None:
+        self._loss = math.inf
+        self._epoch = 0
+        self._weights: dict[str, Tensor] = {}
+
+    def keep(self, model: nn.Module, epoch: int, losses: float) -> None:
+        if losses <= self._loss:
+            self._loss, self._epoch = losses, epoch
+            self._weights = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def go_back(self, model: nn.Module, why: str, around: Around) -> None:
+        if not self._weights:
+            raise Diverged(why)
+        model.load_state_dict(self._weights)
+        around.note(f"{why}; training ended there, with the weights after epoch {self._epoch}")
+
+
+def _left(learners: Sequence[nn.Module]) -> nn.Module:
+    for learner in learners:
+        learner.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    return learners[0]
+
+
+def _as_float(outputs: Any) -> Any:
+    """Return outputs in fp32 whatever autocast made of them; sequences and dictionaries keep their shape."""
+    return tree_map(lambda leaf: leaf.float() if torch.is_tensor(leaf) and leaf.is_floating_point() else leaf, outputs)
+
+
+def first_output(outputs: Any) -> Tensor:
+    """Return the output that labels are for: the only one, or the first of several."""
+    leaves = tree_leaves(outputs)
+    first: Tensor = leaves[0]
+    return first
+
+
+def supervised(outputs: Any, step: Step) -> Tensor:
+    """Cross-entropy for integer labels of shape (N,), else mean squared error; on the first output."""
+    found = first_output(outputs)
+    if holds_classes(step.y.numpy()):
+        return functional.cross_entropy(found, step.y.long())
+    return functional.mse_loss(found, step.y.reshape(found.shape).to(found.dtype))
 
 
 def holds_classes(labels: np.ndarray) -> bool:
     """Tell class numbers, one per sample, from values to come near to."""
     return labels.dtype in (np.int64, np.int32, np.uint8) and labels.ndim == 1
-
-
-def outputs_of(model: nn.Module, x: np.ndarray, *, batch: int = 256) -> Tensor:
-    """Return the outputs of a model in evaluation mode, without gradients; shape (N, …)."""
-    with one_thread(), torch.no_grad():
-        parts = [model(torch.from_numpy(np.array(x[start : start + batch]))) for start in range(0, len(x), batch)]
-    return torch.cat(parts)
 
 
 @contextlib.contextmanager
@@ -107,9 +207,8 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _batches(count: int, batch: int) -> Iterator[Tensor]:
-    order = torch.randperm(count)
-    for start in range(0, count, batch):
+def _batches(order: Tensor, batch: int) -> Iterator[Tensor]:
+    for start in range(0, len(order), batch):
         indices = order[start : start + batch]
         # Batch normalisation cannot train on a single sample.
         if len(indices) > 1:

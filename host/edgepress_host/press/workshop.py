@@ -13,15 +13,16 @@ from typing import Any, TypeVar
 import msgspec
 from edgepress_protocol import codec
 from edgepress_protocol.errors import EdgepressError, Unavailable, UsageError
-from torch import nn
+from torch import Generator, Tensor, nn
 
 from edgepress_host import evaluate, exporters
 from edgepress_host.press import code, structure
 from edgepress_host.press.data import Data, Samples
-from edgepress_host.press.loading import is_onnx_file, load_module, resolve_callable
+from edgepress_host.press.loading import call_user, is_onnx_file, load_module, resolve_callable
 from edgepress_host.press.measure import Counts, count_file, count_module, recount, wire_bytes
 from edgepress_host.press.store import Store, key_of, no_space
 from edgepress_host.press.strict import fields_of
+from edgepress_host.press.training import Augment
 from edgepress_host.recipe import Recipe
 from edgepress_host.technique import StepFailed, Technique, Workbench
 from edgepress_host.text import one_line
@@ -74,6 +75,7 @@ class Workshop:
             validate_samples=recipe.data.validate_samples,
             test_samples=recipe.data.test_samples,
         )
+        self.augment = None if recipe.data.augment is None else _augmentation(recipe.data.augment)
         self.score = evaluate.metric(recipe.metric)
         self._modules: dict[str, nn.Module] = {}
         self._uncached: dict[str, tuple[nn.Module, dict[str, Any]]] = {}
@@ -131,6 +133,16 @@ class Workshop:
         return Outcome(pressed, float(facts["seconds"]), tuple(facts["notes"]))
 
     def _graph_step(self, step: Technique, before: Pressed, format_: str) -> Outcome:
+        preparation = step.prepared()
+        if preparation is None:
+            return self._changed(step, before, format_)
+        if before.module is None:
+            raise StepFailed(f"{step.tag}: {preparation.tag} needs a torch module, and the model came as a file")
+        ready = self._module_step(preparation, before, format_)
+        done = self._changed(step, ready.pressed, format_)
+        return Outcome(done.pressed, ready.seconds + done.seconds, ready.notes + done.notes)
+
+    def _changed(self, step: Technique, before: Pressed, format_: str) -> Outcome:
         key = self._key(step, _sha256(before.graph), format_)
         entry = self.store.fetch(key)
         if entry is None:
@@ -183,16 +195,22 @@ class Workshop:
     def _bench(self) -> tuple[Workbench, list[str]]:
         notes: list[str] = []
         bench = Workbench(
-            original=self.original, split=self.data.split, seed=self.recipe.seed, say=self.say, note=notes.append
+            original=self.original,
+            split=self.data.split,
+            seed=self.recipe.seed,
+            say=self.say,
+            augment=self.augment,
+            note=notes.append,
         )
         return bench, notes
 
     def _key(self, step: Technique, input_digest: str, format_: str = "") -> str:
         teacher = structure.digest(self.original()) if step.stage == "module" else ""
         data = {name: self.data.fingerprint(name) for name in step.reads}
-        own = code.fingerprint([type(step).__module__])
-        parts = (step.tag, fields_of(step), input_digest, format_, teacher, data, self.recipe.seed, step.extra_key())
-        return key_of("step", *parts, own, surroundings())
+        augment = self.recipe.data.augment if step.stage == "module" else None
+        own = code.fingerprint([type(step).__module__, *([augment.partition(":")[0]] if augment else [])])
+        parts = (step.tag, fields_of(step), input_digest, format_, teacher, data, self.recipe.seed, augment)
+        return key_of("step", *parts, step.extra_key(), own, surroundings())
 
     def _metric_key(self) -> str:
         module, _, attribute = self.recipe.metric.partition(":")
@@ -227,7 +245,7 @@ def surroundings() -> Mapping[str, str]:
     found = {name: installed.get(name, "") for name in _LIBRARIES}
     own = hashlib.sha256()
     package = Path(evaluate.__file__).parent
-    for pattern in ("techniques/*.py", "exporters/*.py", "evaluate.py", "technique.py", "press/*.py"):
+    for pattern in ("techniques/**/*.py", "exporters/*.py", "evaluate.py", "technique.py", "press/*.py"):
         for path in sorted(package.glob(pattern)):
             own.update(path.read_bytes())
     return found | {"code": own.hexdigest()}
@@ -239,6 +257,20 @@ def _rebuilt(base: nn.Module, layers: bytes, tensors: bytes, digest: str) -> nn.
     except Exception:  # noqa: BLE001 - what cannot be rebuilt is made again; the caller says so
         return None
     return module if structure.digest(module) == digest else None
+
+
+def _augmentation(reference: str) -> Augment:
+    """Find the recipe's augmentation, and hold it to its promise. Raises UsageError."""
+    found = resolve_callable(reference, key="data.augment")
+
+    def augment(x: Tensor, chance: Generator) -> Tensor:
+        made = call_user(found, x, chance, key="data.augment")
+        if not isinstance(made, Tensor) or made.shape != x.shape:
+            got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+            raise UsageError(f"data.augment: expected a tensor of shape {tuple(x.shape)}, got {got}")
+        return made
+
+    return augment
 
 
 def _module(pressed: Pressed) -> nn.Module:

@@ -12,20 +12,12 @@ from torch.nn import functional
 
 from edgepress_host.press.loading import load_module
 from edgepress_host.press.structure import digest
-from edgepress_host.press.training import (
-    Batch,
-    LearningRate,
-    SampleLimit,
-    Schedule,
-    fit,
-    holds_classes,
-    outputs_of,
-    supervised,
-)
-from edgepress_host.technique import Stage, StepFailed, Technique, Workbench
+from edgepress_host.press.trained import Trained
+from edgepress_host.press.training import Step, holds_classes, supervised
+from edgepress_host.technique import Stage, StepFailed, Workbench
 
 
-class Distill(Technique, frozen=True):
+class Distill(Trained, frozen=True):
     """Train the model as pressed so far, or `student` (`module:attr`), to answer as the original does.
 
     Loss: alpha · T² · KL(teacher / T ‖ student / T) + (1 - alpha) · cross-entropy with the labels. T² keeps the
@@ -40,9 +32,6 @@ class Distill(Technique, frozen=True):
     temperature: Annotated[float, msgspec.Meta(gt=0, le=100)] = 4.0
     alpha: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.9
     epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
-    lr: LearningRate = 1e-3
-    batch: Batch = 64
-    samples: SampleLimit = None
 
     def extra_key(self) -> str:
         """Return the digest of the student's own weights."""
@@ -55,18 +44,18 @@ class Distill(Technique, frozen=True):
     def apply_module(self, model: nn.Module, bench: Workbench) -> nn.Module:
         """Return a trained copy."""
         student = copy.deepcopy(model if self.student is None else self._student()).requires_grad_(True)
-        schedule = Schedule(epochs=self.epochs, lr=self.lr, batch=self.batch, samples=self.samples)
         samples = bench.split("train").first(self.samples)
         if not holds_classes(samples.y):
             raise StepFailed("distill softens class scores, and these labels are no classes")
-        bench.say("asking the teacher")
-        answers = outputs_of(bench.original(), samples.x)
+        teacher = copy.deepcopy(bench.original()).eval()
 
-        def loss(outputs: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
-            soft = softened(outputs, answers[indices], self.temperature)
-            return self.alpha * soft + (1 - self.alpha) * supervised(outputs, labels, indices)
+        def loss(outputs: Tensor, step: Step) -> Tensor:
+            with torch.no_grad():
+                answers = teacher(step.x)
+            soft = softened(outputs, answers, self.temperature)
+            return self.alpha * soft + (1 - self.alpha) * supervised(outputs, step)
 
-        return fit(student, samples, schedule, loss, seed=bench.seed, say=bench.say)
+        return self.train(student, bench, loss)
 
     def _student(self) -> nn.Module:
         assert self.student is not None

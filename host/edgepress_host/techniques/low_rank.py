@@ -11,8 +11,9 @@ from edgepress_protocol.errors import UsageError
 from torch import Tensor, nn
 
 from edgepress_host.press.structure import replace_layer
-from edgepress_host.press.training import Batch, Epochs, LearningRate, SampleLimit, Schedule, fit, supervised
-from edgepress_host.technique import Stage, Technique, Workbench, check_patterns, for_layer
+from edgepress_host.press.trained import Trained
+from edgepress_host.press.training import supervised
+from edgepress_host.technique import Stage, Workbench, check_patterns, for_layer
 
 
 class LowRankLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -23,7 +24,7 @@ class LowRankLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     skip: bool | None = None
 
 
-class LowRank(Technique, frozen=True):
+class LowRank(Trained, frozen=True):
     """Keep the singular values that hold `energy` of the sum of squares, or exactly `rank` of them.
 
     W (out, in) ≈ (U √S) (√S Vᵀ), truncated: the best approximation of that rank (Eckart, Young 1936). A layer where
@@ -43,10 +44,6 @@ class LowRank(Technique, frozen=True):
     skip: bool = False
     layers: dict[str, LowRankLayer] = msgspec.field(default_factory=dict)
     types: dict[str, LowRankLayer] = msgspec.field(default_factory=dict)
-    epochs: Epochs = 0
-    lr: LearningRate = 1e-3
-    batch: Batch = 64
-    samples: SampleLimit = None
 
     def check(self) -> None:
         """Raise UsageError unless exactly one of energy and rank is given."""
@@ -72,8 +69,7 @@ class LowRank(Technique, frozen=True):
         if kept:
             bench.note(f"left as they are, since it would not save: {', '.join(kept)}")
         if len(kept) < len(held) and self.epochs:
-            schedule = Schedule(epochs=self.epochs, lr=self.lr, batch=self.batch, samples=self.samples)
-            fit(thin, bench.split("train"), schedule, supervised, seed=bench.seed, say=bench.say)
+            self.train(thin, bench, supervised)
         return thin.eval()
 
 

@@ -10,8 +10,9 @@ import torch
 from edgepress_protocol.errors import UsageError
 from torch import nn
 
-from edgepress_host.press.training import Batch, Epochs, LearningRate, SampleLimit, Schedule, fit, supervised
-from edgepress_host.technique import Stage, StepFailed, Technique, Workbench, check_patterns, for_layer
+from edgepress_host.press.trained import Trained
+from edgepress_host.press.training import supervised
+from edgepress_host.technique import Stage, StepFailed, Workbench, check_patterns, for_layer
 
 Importance = Literal["l1", "l2", "bn_scale", "lamp", "fpgm"]
 PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
@@ -24,7 +25,7 @@ class PruneLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     skip: bool | None = None
 
 
-class Prune(Technique, frozen=True):
+class Prune(Trained, frozen=True):
     """Remove `ratio` of the channels (kind channel) or set `ratio` of the weights to zero (kind magnitude).
 
     Channel pruning follows the dependency graph (Fang et al., DepGraph, CVPR 2023) and keeps widths at multiples
@@ -50,10 +51,6 @@ class Prune(Technique, frozen=True):
     skip: bool = False
     layers: dict[str, PruneLayer] = msgspec.field(default_factory=dict)
     types: dict[str, PruneLayer] = msgspec.field(default_factory=dict)
-    epochs: Epochs = 0
-    lr: LearningRate = 1e-3
-    batch: Batch = 64
-    samples: SampleLimit = None
 
     def check(self) -> None:
         """Raise UsageError for options that contradict each other."""
@@ -77,8 +74,7 @@ class Prune(Technique, frozen=True):
             bench.say("pruning weights")
             self._zero_weights(plan)
         if self.epochs:
-            schedule = Schedule(epochs=self.epochs, lr=self.lr, batch=self.batch, samples=self.samples)
-            fit(pruned, bench.split("train"), schedule, supervised, seed=bench.seed, say=bench.say)
+            self.train(pruned, bench, supervised)
         return pruned.eval()
 
     def _plan(self, model: nn.Module) -> dict[nn.Module, float]:

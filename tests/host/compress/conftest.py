@@ -76,7 +76,9 @@ def bench():
 
     data = Data(compress_zoo.load, key="compress_zoo:load")
     notes = []
-    return Workbench(original=compress_zoo.build, split=data.split, seed=0, say=lambda _: None, note=notes.append)
+    return Workbench(
+        original=compress_zoo.build, split=data.split, seed=0, say=lambda _: None, augment=None, note=notes.append
+    )
 
 
 @pytest.fixture
