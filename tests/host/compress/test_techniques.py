@@ -232,7 +232,6 @@ def test_integer_input_and_output_go_through_scale_and_zero_point(bench, origina
     assert evaluate.accuracy("tflite", content, samples, evaluate.top1) > 0.8
     got = np.concatenate([outputs[0] for outputs in evaluate.predict("tflite", content, samples.x)])
     want = np.concatenate([outputs[0] for outputs in evaluate.predict("tflite", originals["tflite"], samples.x)])
-    # The mean: torch's sums depend on where memory lies, so the model that is trained here differs from run to run.
     assert np.abs(got - want).mean() < 0.03 * np.abs(want).max()
 
 
