@@ -39,6 +39,9 @@ class Workbench(msgspec.Struct, frozen=True):
     split: Callable[[str], Samples]
     seed: int
     say: Callable[[str], None]
+    metric: Callable[[np.ndarray, np.ndarray], float]
+    """The recipe's metric, (outputs, labels) → the higher the better."""
+
     augment: Augment | None
     """The recipe's augmentation of training batches."""
 

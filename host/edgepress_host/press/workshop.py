@@ -199,6 +199,7 @@ class Workshop:
             split=self.data.split,
             seed=self.recipe.seed,
             say=self.say,
+            metric=self.score,
             augment=self.augment,
             note=notes.append,
         )

@@ -77,7 +77,13 @@ def bench():
     data = Data(compress_zoo.load, key="compress_zoo:load")
     notes = []
     return Workbench(
-        original=compress_zoo.build, split=data.split, seed=0, say=lambda _: None, augment=None, note=notes.append
+        original=compress_zoo.build,
+        split=data.split,
+        seed=0,
+        say=lambda _: None,
+        metric=evaluate.top1,
+        augment=None,
+        note=notes.append,
     )
 
 

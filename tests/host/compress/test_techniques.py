@@ -279,5 +279,11 @@ def fresh_bench():
 
     data = Data(compress_zoo.load, key="compress_zoo:load")
     return technique.Workbench(
-        original=compress_zoo.build, split=data.split, seed=0, say=lambda _: None, augment=None, note=lambda _: None
+        original=compress_zoo.build,
+        split=data.split,
+        seed=0,
+        say=lambda _: None,
+        metric=evaluate.top1,
+        augment=None,
+        note=lambda _: None,
     )
