@@ -71,6 +71,7 @@ def originals(made):
 def bench():
     """What a step may use, over the zoo's data."""
     import compress_zoo
+    from edgepress_host import evaluate
     from edgepress_host.press.data import Data
     from edgepress_host.technique import Workbench
 
