@@ -42,7 +42,7 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
 SWEEPS: Mapping[str, Sweep] = {
     "prune": Sweep(technique="prune", option="ratio", levels=(0.25, 0.5, 0.75, 0.9), settings={"kind": "magnitude"}),
     "quantize": Sweep(technique="quantize", option="bits", levels=(8, 4, 2), settings={"mode": "weight_only"}),
-    "low_rank": Sweep(technique="low_rank", option="energy", levels=(0.95, 0.9, 0.8, 0.6)),
+    "low_rank": Sweep(technique="low_rank", option="energy", levels=(0.95, 0.9, 0.8, 0.6), settings={"energy": 0.9}),
     "cluster": Sweep(technique="cluster", option="bits", levels=(4, 3, 2, 1)),
 }
 """What is tried where nobody says otherwise, from mild to hard."""

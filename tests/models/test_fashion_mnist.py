@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from edgepress_models import fashion_mnist
+from edgepress_models import fashion_mnist, splits
 
 SIZES = {"train": 54_000, "calibrate": 1_000, "validate": 5_000, "test": 10_000}
 
@@ -27,7 +27,7 @@ def test_no_image_is_in_two_splits() -> None:
 
 def test_the_cut_is_the_same_everywhere() -> None:
     labels = np.repeat(np.arange(10, dtype=np.uint8), 6_000)
-    cut = fashion_mnist.split_indices(labels)
+    cut = splits.cut(labels, fashion_mnist.CALIBRATE_EACH, fashion_mnist.VALIDATE_EACH)
     digests = {name: hashlib.sha256(part.astype("<i8").tobytes()).hexdigest()[:16] for name, part in cut.items()}
     assert digests == {"train": "18f714a0269dd662", "calibrate": "1a002471c41c535e", "validate": "b2f4eff2c706d008"}
 

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from edgepress_models import fashion_mnist, idx
+from edgepress_models import idx, splits
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -55,7 +55,7 @@ def test_another_number_of_dimensions_is_refused() -> None:
         idx.parse(packed(np.zeros(3, np.uint8)), dimensions=3)
 
 
-@pytest.mark.parametrize("module", [idx, fashion_mnist])
+@pytest.mark.parametrize("module", [idx, splits])
 def test_the_examples_in_the_docstrings_are_true(module: ModuleType) -> None:
     found = doctest.testmod(module)
     assert found.attempted > 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from edgepress_models import fashion_mnist, sources
+from edgepress_models import debian, fashion_mnist, sources
 from edgepress_models.sources import DataMissing, Member, Places, Unusable
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +21,11 @@ PACKED = gzip.compress(CONTENT)
 UNREACHABLE = "http://127.0.0.1:1/"
 
 
+def places_in(cache: Path, folder: Path, *urls: str) -> Places:
+    package = debian.Package(fashion_mnist.DEBIAN.name, folder)
+    return Places("Fashion-MNIST", cache, urls, fashion_mnist.places({}).advice, package)
+
+
 def put(folder: Path, packed: bytes = PACKED) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MEMBER.name).write_bytes(packed)
@@ -29,10 +34,10 @@ def put(folder: Path, packed: bytes = PACKED) -> Path:
 
 def test_the_cache_comes_before_debian_and_debian_before_the_home(tmp_path: Path, home: tuple[Path, str]) -> None:
     served, url = home
-    places = Places(tmp_path / "cache", tmp_path / "debian", url)
+    places = places_in(tmp_path / "cache", tmp_path / "debian", url)
     put(served)
-    put(places.debian)
-    assert sources.where(MEMBER, places) == str(places.debian / MEMBER.name)
+    put(tmp_path / "debian")
+    assert sources.where(MEMBER, places) == str(tmp_path / "debian" / MEMBER.name)
     put(places.cache)
     assert sources.where(MEMBER, places) == str(places.cache / MEMBER.name)
 
@@ -40,31 +45,39 @@ def test_the_cache_comes_before_debian_and_debian_before_the_home(tmp_path: Path
 def test_a_download_is_checked_and_kept(tmp_path: Path, home: tuple[Path, str]) -> None:
     served, url = home
     put(served)
-    places = Places(tmp_path / "cache", tmp_path / "debian", url)
+    places = places_in(tmp_path / "cache", tmp_path / "debian", url)
     assert sources.where(MEMBER, places) == url + MEMBER.name
     (served / MEMBER.name).unlink()
     assert sources.read(MEMBER, places) == CONTENT
     assert [path.name for path in places.cache.iterdir()] == [MEMBER.name]
 
 
+def test_a_mirror_takes_over_from_one_that_does_not_answer(tmp_path: Path, home: tuple[Path, str]) -> None:
+    served, url = home
+    put(served)
+    places = Places("MNIST", tmp_path / "cache", (UNREACHABLE, url), "fetch it")
+    assert sources.where(MEMBER, places) == url + MEMBER.name
+    assert sources.read(MEMBER, places) == CONTENT
+
+
 def test_an_altered_download_is_refused_and_leaves_nothing(tmp_path: Path, home: tuple[Path, str]) -> None:
     served, url = home
     put(served, gzip.compress(CONTENT[:-1] + b"!"))
-    places = Places(tmp_path / "cache", tmp_path / "debian", url)
+    places = places_in(tmp_path / "cache", tmp_path / "debian", url)
     with pytest.raises(DataMissing, match=f"download failed: expected {len(CONTENT)} bytes with SHA-256"):
         sources.read(MEMBER, places)
     assert not places.cache.exists()
 
 
 def test_a_damaged_cache_is_named_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    places = Places(put(tmp_path / "cache", PACKED[:40]), put(tmp_path / "debian"), UNREACHABLE)
+    places = places_in(put(tmp_path / "cache", PACKED[:40]), put(tmp_path / "debian"), UNREACHABLE)
     with caplog.at_level(logging.WARNING):
         assert sources.read(MEMBER, places) == CONTENT
     assert str(places.cache / MEMBER.name) in caplog.text
 
 
 def test_where_no_place_works_one_line_says_what_to_install(nowhere: Path) -> None:
-    places = Places(nowhere, nowhere, UNREACHABLE)
+    places = places_in(nowhere, nowhere, UNREACHABLE)
     with pytest.raises(DataMissing) as caught:
         sources.read(MEMBER, places)
     line = str(caught.value)
@@ -79,7 +92,7 @@ def test_where_no_place_works_one_line_says_what_to_install(nowhere: Path) -> No
 def test_the_command_ends_with_one_line_and_status_1(
     command: str, nowhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Places, "of", lambda environment: Places(nowhere, nowhere, UNREACHABLE))
+    monkeypatch.setattr(fashion_mnist, "places", lambda environment: places_in(nowhere, nowhere, UNREACHABLE))
     monkeypatch.setenv("PATH", "")
     done = CliRunner().invoke(fashion_mnist.main, [command])
     assert done.exit_code == 1
@@ -90,30 +103,33 @@ def test_the_command_ends_with_one_line_and_status_1(
 
 def test_fetch_without_apt_downloads_every_file(tmp_path: Path, home: tuple[Path, str]) -> None:
     served, url = home
-    for member in sources.MEMBERS:
-        shutil.copy(sources.where(member, Places(tmp_path / "none", home_url=UNREACHABLE)), served)
-    places = Places(tmp_path / "cache", tmp_path / "debian", url)
-    assert sources.fetch(places, tools=lambda name: None) == places.cache
-    assert {path.name for path in places.cache.iterdir()} == {member.name for member in sources.MEMBERS}
+    for member in fashion_mnist.MEMBERS:
+        shutil.copy(
+            sources.where(member, places_in(tmp_path / "none", fashion_mnist.DEBIAN.folder, UNREACHABLE)), served
+        )
+    places = places_in(tmp_path / "cache", tmp_path / "debian", url)
+    assert sources.fetch(fashion_mnist.MEMBERS, places, tools=lambda name: None) == places.cache
+    assert {path.name for path in places.cache.iterdir()} == {member.name for member in fashion_mnist.MEMBERS}
     # A second fetch finds all in the cache, and needs neither apt nor the home.
-    sources.fetch(Places(places.cache, places.debian, UNREACHABLE), tools=lambda name: None)
+    nothing_else = places_in(places.cache, tmp_path / "debian", UNREACHABLE)
+    sources.fetch(fashion_mnist.MEMBERS, nothing_else, tools=lambda name: None)
 
 
 def test_fetch_through_apt_needs_no_root(tmp_path: Path, nowhere: Path) -> None:
     apt_get = shutil.which("apt-get")
     asked = apt_get and subprocess.run(
-        [apt_get, "download", "--print-uris", sources.DEBIAN_PACKAGE], cwd=tmp_path, capture_output=True, check=False
+        [apt_get, "download", "--print-uris", fashion_mnist.DEBIAN.name], cwd=tmp_path, capture_output=True, check=False
     )
     if not asked or asked.returncode != 0:
         pytest.skip("apt-get is not here, or knows no package dataset-fashion-mnist")
-    places = Places(tmp_path / "cache", nowhere, UNREACHABLE)
-    sources.fetch(places)
-    assert {Path(sources.where(member, places)).parent for member in sources.MEMBERS} == {places.cache}
+    places = places_in(tmp_path / "cache", nowhere, UNREACHABLE)
+    sources.fetch(fashion_mnist.MEMBERS, places)
+    assert {Path(sources.where(member, places)).parent for member in fashion_mnist.MEMBERS} == {places.cache}
 
 
 def test_the_configured_folder_replaces_the_usual_one() -> None:
-    assert Places.of({"EDGEPRESS_DATA": "/data"}).cache == Path("/data/fashion-mnist")
-    assert Places.of({}).cache == Path("~/.cache/edgepress/fashion-mnist").expanduser()
+    assert fashion_mnist.places({"EDGEPRESS_DATA": "/data"}).cache == Path("/data/fashion-mnist")
+    assert fashion_mnist.places({}).cache == Path("~/.cache/edgepress/fashion-mnist").expanduser()
 
 
 @given(st.binary(max_size=200))
@@ -130,7 +146,7 @@ def test_a_gzip_bomb_is_not_unpacked_beyond_the_known_length() -> None:
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    places = Places(tmp_path / "file" / "cache", sources.DEBIAN_FOLDER, UNREACHABLE)
+    places = places_in(tmp_path / "file" / "cache", fashion_mnist.DEBIAN.folder, UNREACHABLE)
     with pytest.raises(DataMissing, match=r"cannot be fetched: apt: .*; download: ") as caught:
-        sources.fetch(places)
+        sources.fetch(fashion_mnist.MEMBERS, places)
     assert "\n" not in str(caught.value)

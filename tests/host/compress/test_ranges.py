@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from edgepress_host.techniques._ranges import BINS, by_entropy, by_percentile, ranges
+from edgepress_host.techniques.quantize.ranges import BINS, by_entropy, by_percentile, ranges
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays

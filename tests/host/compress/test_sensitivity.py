@@ -44,7 +44,7 @@ def test_a_second_look_comes_from_the_cache(found, folder, monkeypatch):
 
 
 def test_a_layer_the_technique_has_nothing_for_is_blank_with_its_reason(tmp_path):
-    asked = Sweep(technique="low_rank", option="energy", levels=(0.9,))
+    asked = Sweep(technique="low_rank", option="energy", levels=(0.9,), settings={"energy": 0.9})
     cells = analyse(parse(HEAD + SMALL), tmp_path, asked, layers=("stem", "hidden")).cells
     assert [cell.layer for cell in cells if cell.accuracy is not None]
     assert all(cell.reason for cell in cells if cell.accuracy is None)

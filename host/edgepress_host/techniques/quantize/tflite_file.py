@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgepress_host.press.quiet import quiet
-from edgepress_host.techniques._ranges import Method, ranges
+from edgepress_host.techniques.quantize.ranges import Method, ranges
 
 _KINDS = {"CONV_2D": "Conv2d", "DEPTHWISE_CONV_2D": "Conv2d", "FULLY_CONNECTED": "Linear"}
 

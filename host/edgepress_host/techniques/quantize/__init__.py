@@ -8,7 +8,7 @@ import msgspec
 from edgepress_protocol.errors import UsageError
 
 from edgepress_host.technique import Stage, StepFailed, Technique, Workbench, check_patterns, for_layer
-from edgepress_host.techniques._ranges import Method
+from edgepress_host.techniques.quantize.ranges import Method
 
 
 class QuantizeLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -61,9 +61,9 @@ class Quantize(Technique, frozen=True):
         if format_ == "onnx":
             if self.io == "int8":
                 raise StepFailed("io = int8 is for TFLite files; ONNX files keep float32 inputs and outputs")
-            from edgepress_host.techniques import _quantize_onnx as tool
+            from edgepress_host.techniques.quantize import onnx_file as tool
         else:
-            from edgepress_host.techniques import _quantize_tflite as tool
+            from edgepress_host.techniques.quantize import tflite_file as tool
 
         if self.mode == "fp16":
             bench.say("casting weights to fp16")

@@ -13,7 +13,7 @@ from onnx import ModelProto
 from edgepress_host.evaluate import BATCH
 from edgepress_host.exporters.onnx import fold_constants, forget_sources
 from edgepress_host.press.quiet import quiet
-from edgepress_host.techniques._ranges import Method, ranges
+from edgepress_host.techniques.quantize.ranges import Method, ranges
 
 DYNAMIC_OPERATORS = ["MatMul", "Gemm", "LSTM", "Attention"]
 """Without Conv: dynamically quantized convolutions run 8 to 30 times slower than fp32 ones."""
