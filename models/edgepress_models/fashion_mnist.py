@@ -1,33 +1,69 @@
 """Fashion-MNIST in four splits that never overlap.
 
-Source: Xiao, Rasul, Vollgraf, "Fashion-MNIST", 2017; 60,000 training and 10,000 test images in ten classes.
+Source: Xiao, Rasul, Vollgraf, "Fashion-MNIST", 2017; 60,000 training and 10,000 test images in ten classes; licence
+MIT.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-import click
 import numpy as np
 import numpy.typing as npt
 
-from edgepress_models import idx, sources
+from edgepress_models import debian, finding, idx, sources, splits
+from edgepress_models.sources import Member
 
-SPLITS = ("train", "calibrate", "validate", "test")
-CLASSES = 10
-CALIBRATE_COUNT = 1_000
-VALIDATE_COUNT = 5_000
+SPLITS = splits.SPLITS
+CALIBRATE_EACH = 100
+VALIDATE_EACH = 500
 # Over all pixels of the 60,000 training images, scaled to [0, 1].
 MEAN = 0.2860
 STD = 0.3530
 
-_SPLIT_SEED = 0
+IMAGES = {
+    "train": Member(
+        "train-images-idx3-ubyte.gz",
+        47_040_016,
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    ),
+    "test": Member(
+        "t10k-images-idx3-ubyte.gz",
+        7_840_016,
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    ),
+}
+LABELS = {
+    "train": Member(
+        "train-labels-idx1-ubyte.gz",
+        60_008,
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    ),
+    "test": Member(
+        "t10k-labels-idx1-ubyte.gz",
+        10_008,
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    ),
+}
+MEMBERS = (*IMAGES.values(), *LABELS.values())
+DEBIAN = debian.Package("dataset-fashion-mnist", Path("usr/share/datasets/fashion-mnist"))
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
+
+
+def places(environment: Mapping[str, str]) -> sources.Places:
+    """Return where to look: the cache folder, Debian's folder, the data set's home."""
+    return sources.Places(
+        "Fashion-MNIST",
+        sources.cache_root(environment) / "fashion-mnist",
+        ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
+        f"run `apt-get install {DEBIAN.name}`, or without root `python -m edgepress_models.fashion_mnist fetch`",
+        DEBIAN,
+    )
 
 
 @functools.cache
@@ -41,79 +77,30 @@ def load(split: str) -> tuple[Images, Labels]:
         ValueError: there is no such split.
         sources.DataMissing: the data set is in none of the places; the message says what to install.
     """
-    if split not in SPLITS:
-        raise ValueError(f"expected one of the splits {', '.join(SPLITS)}, got {split!r}")
+    splits.check(split)
     if split == "test":
         images, labels = _official("test")
     else:
         images, labels = _official("train")
-        chosen = split_indices(labels)[split]
+        chosen = splits.cut(labels, CALIBRATE_EACH, VALIDATE_EACH)[split]
         images, labels = images[chosen], labels[chosen]
-    # In place, because the training images take 170 MB as float32.
-    scaled = images.astype(np.float32)[:, np.newaxis]
-    scaled /= np.float32(255 * STD)
-    scaled -= np.float32(MEAN / STD)
-    wide = labels.astype(np.int64)
-    scaled.setflags(write=False)
-    wide.setflags(write=False)
-    return scaled, wide
-
-
-def split_indices(labels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.int64]]:
-    """Return which of the training images belong to `train`, `calibrate` and `validate`, in ascending order.
-
-    >>> [len(part) for part in split_indices(np.repeat(np.arange(10, dtype=np.uint8), 6_000)).values()]
-    [54000, 1000, 5000]
-    """
-    generator = np.random.default_rng(_SPLIT_SEED)
-    calibrate_each, validate_each = CALIBRATE_COUNT // CLASSES, VALIDATE_COUNT // CLASSES
-    parts: dict[str, list[npt.NDArray[np.int64]]] = {"train": [], "calibrate": [], "validate": []}
-    for label in range(CLASSES):
-        shuffled = generator.permutation(np.flatnonzero(labels == label))
-        calibrate, validate, train = np.split(shuffled, [calibrate_each, calibrate_each + validate_each])
-        parts["train"].append(train)
-        parts["calibrate"].append(calibrate)
-        parts["validate"].append(validate)
-    return {name: np.sort(np.concatenate(part)) for name, part in parts.items()}
+    return idx.normalised(images, labels, MEAN, STD)
 
 
 @functools.cache
 def _official(part: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Return the official images (N, 28, 28) and labels (N,), as bytes."""
-    places = sources.Places.of(os.environ)
-    images = idx.parse(sources.read(sources.IMAGES[part], places), dimensions=3)
-    labels = idx.parse(sources.read(sources.LABELS[part], places), dimensions=1)
+    found = places(os.environ)
+    images = idx.parse(sources.read(IMAGES[part], found), dimensions=3)
+    labels = idx.parse(sources.read(LABELS[part], found), dimensions=1)
     return images, labels
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def main() -> None:
-    """Find or fetch the data set."""
+def _where() -> Iterator[str]:
+    return (sources.where(member, places(os.environ)) for member in MEMBERS)
 
 
-@main.command()
-def where() -> None:
-    """Print where each file is found, after checking it; what only the home of the data set has is downloaded."""
-    with _one_line_errors():
-        for member in sources.MEMBERS:
-            click.echo(sources.where(member, sources.Places.of(os.environ)))
-
-
-@main.command()
-def fetch() -> None:
-    """Fill the cache folder without root, and print the folder."""
-    with _one_line_errors():
-        click.echo(sources.fetch(sources.Places.of(os.environ)))
-
-
-@contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
-    try:
-        yield
-    except sources.DataMissing as error:
-        click.echo(f"error: {error}", err=True)
-        raise SystemExit(1) from error
-
+main = finding.commands(_where, lambda: sources.fetch(MEMBERS, places(os.environ)))
 
 if __name__ == "__main__":
     main(prog_name="python -m edgepress_models.fashion_mnist")

@@ -1,7 +1,7 @@
-"""Where the four files of Fashion-MNIST come from: a cache folder, a Debian package, or the data set's home.
+"""Where the files of a data set come from: a cache folder, a Debian package, or the data set's home.
 
 Every source is checked against the same SHA-256 before a byte of it is used. The digests are of the unpacked files,
-because Debian and the home of the data set pack the same files with different gzip headers.
+because mirrors pack the same files with different gzip headers.
 """
 
 from __future__ import annotations
@@ -10,20 +10,15 @@ import hashlib
 import http.client
 import logging
 import shutil
-import subprocess
-import tempfile
 import urllib.parse
 import urllib.request
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgepress_models import debian
 from edgepress_models.files import write_atomically
-
-DEBIAN_PACKAGE = "dataset-fashion-mnist"
-DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-HOME_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 
 _DOWNLOAD_TIMEOUT_S = 20.0
 _log = logging.getLogger(__name__)
@@ -46,47 +41,29 @@ class Member:
     sha256: str
 
 
-IMAGES = {
-    "train": Member(
-        "train-images-idx3-ubyte.gz",
-        47_040_016,
-        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-    ),
-    "test": Member(
-        "t10k-images-idx3-ubyte.gz",
-        7_840_016,
-        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-    ),
-}
-LABELS = {
-    "train": Member(
-        "train-labels-idx1-ubyte.gz",
-        60_008,
-        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-    ),
-    "test": Member(
-        "t10k-labels-idx1-ubyte.gz",
-        10_008,
-        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-    ),
-}
-MEMBERS = (*IMAGES.values(), *LABELS.values())
-
-
 @dataclass(frozen=True)
 class Places:
-    """The places to look in, in this order: cache folder, Debian's folder, home of the data set."""
+    """The places of one data set, in the order of looking: cache folder, Debian's folder, its home and its mirrors.
 
+    `title` names the data set in messages; `advice` ends the message that none of the places has it.
+    """
+
+    title: str
     cache: Path
-    debian: Path = DEBIAN_FOLDER
-    home_url: str = HOME_URL
+    home_urls: tuple[str, ...]
+    advice: str
+    package: debian.Package | None = None
 
-    @classmethod
-    def of(cls, environment: Mapping[str, str]) -> Places:
-        """Return the usual places; `$EDGEPRESS_DATA`, where set, replaces `~/.cache/edgepress` for the cache."""
-        configured = environment.get("EDGEPRESS_DATA")
-        root = Path(configured) if configured else Path("~/.cache/edgepress").expanduser()
-        return cls(cache=root / "fashion-mnist")
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where the files may lie on this machine."""
+        return (self.cache, self.package.installed) if self.package else (self.cache,)
+
+
+def cache_root(environment: Mapping[str, str]) -> Path:
+    """Return the folder of all data sets: `$EDGEPRESS_DATA` where it is set, else `~/.cache/edgepress`."""
+    configured = environment.get("EDGEPRESS_DATA")
+    return Path(configured) if configured else Path("~/.cache/edgepress").expanduser()
 
 
 def unpack(packed: bytes, member: Member) -> bytes:
@@ -126,31 +103,50 @@ def where(member: Member, places: Places) -> str:
     return _first(member, places)[0]
 
 
-def fetch(places: Places, tools: Callable[[str], str | None] = shutil.which) -> Path:
+def fetch(members: Sequence[Member], places: Places, tools: Callable[[str], str | None] = shutil.which) -> Path:
     """Fill the cache folder without root, by apt where it works or else from the data set's home; return the folder.
 
     Raises:
         DataMissing: neither apt nor the home of the data set gave the files.
     """
-    lacking = [member for member in MEMBERS if not _has(places.cache / member.name, member)]
-    if not lacking:
-        return places.cache
-    try:
-        _fetch_by_apt(lacking, places.cache, tools)
-    except (Unusable, OSError) as apt_error:
-        _log.warning("apt did not give Fashion-MNIST (%s); downloading from %s", apt_error, places.home_url)
+    lacking = [member for member in members if not _has(places.cache / member.name, member)]
+    reasons = []
+    if lacking and places.package is not None:
         try:
-            for member in lacking:
-                _download(member, places)
-        except (Unusable, OSError) as error:
-            raise DataMissing(f"Fashion-MNIST cannot be fetched: apt: {apt_error}; download: {error}") from error
+            _fetch_by_apt(lacking, places.cache, places.package, tools)
+        except (Unusable, debian.Failed, OSError) as error:
+            _log.warning("apt did not give %s (%s); downloading", places.title, error)
+            reasons.append(f"apt: {error}")
+        else:
+            lacking = []
+    try:
+        for member in lacking:
+            _download(member, places)
+    except (Unusable, OSError) as error:
+        reasons.append(f"download: {error}")
+        raise DataMissing(f"{places.title} cannot be fetched: {'; '.join(reasons)}") from error
     return places.cache
+
+
+def get(url: str, longest_bytes: int) -> bytes:
+    """Return what an address gives, at most `longest_bytes` of it.
+
+    Raises:
+        Unusable: the answer is broken.
+        OSError: the address cannot be reached.
+    """
+    try:
+        with urllib.request.urlopen(url, timeout=_DOWNLOAD_TIMEOUT_S) as response:  # noqa: S310 - our own address
+            content: bytes = response.read(longest_bytes)
+    except http.client.HTTPException as error:
+        raise Unusable(f"expected {url}, got a broken answer ({error!r})") from error
+    return content
 
 
 def _first(member: Member, places: Places) -> tuple[str, bytes]:
     """Return where the file was found, and its content."""
     reasons = []
-    for folder in (places.cache, places.debian):
+    for folder in places.folders:
         path = folder / member.name
         try:
             return str(path), unpack(path.read_bytes(), member)
@@ -160,13 +156,10 @@ def _first(member: Member, places: Places) -> tuple[str, bytes]:
             _log.warning("%s is passed over: %s", path, error)
             reasons.append(f"{path} is unusable")
     try:
-        return places.home_url + member.name, _download(member, places)
+        return _download(member, places)
     except (Unusable, OSError) as error:
         reasons.append(f"download failed: {error}")
-    raise DataMissing(
-        f"Fashion-MNIST: {member.name} {', '.join(reasons)}; run `apt-get install {DEBIAN_PACKAGE}`, "
-        "or without root `python -m edgepress_models.fashion_mnist fetch`"
-    )
+    raise DataMissing(f"{places.title}: {member.name} {', '.join(reasons)}; {places.advice}")
 
 
 def _has(path: Path, member: Member) -> bool:
@@ -177,54 +170,39 @@ def _has(path: Path, member: Member) -> bool:
     return True
 
 
-def _download(member: Member, places: Places) -> bytes:
-    """Return the unpacked file from the data set's home, after keeping the packed one in the cache.
+def _download(member: Member, places: Places) -> tuple[str, bytes]:
+    """Return an address that gave the file, and the unpacked file, after keeping the packed one in the cache.
 
     Raises:
-        Unusable: the address gave something else.
-        OSError: the address cannot be reached, or the cache folder cannot be written.
+        Unusable: the last address gave something else.
+        OSError: the last address cannot be reached, or the cache folder cannot be written.
     """
-    url = urllib.parse.urljoin(places.home_url, member.name)
-    try:
-        with urllib.request.urlopen(url, timeout=_DOWNLOAD_TIMEOUT_S) as response:  # noqa: S310 - our own address
-            # Deflate grows no file by more than a few bytes per block, so that this holds the longest honest answer.
-            packed = response.read(member.unpacked_bytes + 4096)
-    except http.client.HTTPException as error:
-        raise Unusable(f"expected {url}, got a broken answer ({error!r})") from error
+    *others, last = [urllib.parse.urljoin(home, member.name) for home in places.home_urls]
+    for url in others:
+        try:
+            return url, _keep(url, member, places)
+        except (Unusable, OSError) as error:
+            _log.warning("%s is passed over: %s", url, error)
+    return last, _keep(last, member, places)
+
+
+def _keep(url: str, member: Member, places: Places) -> bytes:
+    # Deflate grows no file by more than a few bytes per block, so that this holds the longest honest answer.
+    packed = get(url, member.unpacked_bytes + 4096)
     content = unpack(packed, member)
     write_atomically(places.cache / member.name, packed)
     return content
 
 
-def _fetch_by_apt(members: list[Member], cache: Path, tools: Callable[[str], str | None]) -> None:
-    """Download the Debian package, unpack it in a temporary folder, and copy the checked files into the cache.
+def _fetch_by_apt(
+    members: Sequence[Member], cache: Path, package: debian.Package, tools: Callable[[str], str | None]
+) -> None:
+    """Copy the files, checked, out of the Debian package into the cache.
 
     Raises:
-        Unusable: a tool is missing, fails, or the package lacks a file.
+        Unusable: a file is not what it should be.
+        debian.Failed: a tool is missing or fails, or the package lacks a file.
     """
-    apt_get, dpkg_deb = tools("apt-get"), tools("dpkg-deb")
-    if apt_get is None or dpkg_deb is None:
-        raise Unusable("apt-get and dpkg-deb are not both installed")
-    with tempfile.TemporaryDirectory(prefix="edgepress-") as name:
-        work = Path(name)
-        _run([apt_get, "download", "--quiet", DEBIAN_PACKAGE], work)
-        packages = list(work.glob(f"{DEBIAN_PACKAGE}_*.deb"))
-        if len(packages) != 1:
-            raise Unusable(f"expected one {DEBIAN_PACKAGE} package from apt-get download, got {len(packages)}")
-        _run([dpkg_deb, "-x", str(packages[0]), "unpacked"], work)
-        folder = work / "unpacked" / DEBIAN_FOLDER.relative_to("/")
-        for member in members:
-            try:
-                packed = (folder / member.name).read_bytes()
-            except FileNotFoundError as error:
-                raise Unusable(f"the package {packages[0].name} has no {member.name}") from error
-            unpack(packed, member)
-            write_atomically(cache / member.name, packed)
-
-
-def _run(command: list[str], folder: Path) -> None:
-    # apt warns when its sandbox user cannot write the folder; it is harmless, and only shown when the command fails.
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        complaint = (done.stderr.strip() or "no reason given").splitlines()[-1]
-        raise Unusable(f"`{' '.join(command)}` ended with {done.returncode}: {complaint}")
+    for name, packed in debian.files(package, [member.name for member in members], tools).items():
+        unpack(packed, next(member for member in members if member.name == name))
+        write_atomically(cache / name, packed)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import logging
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from edgepress_models import debian, fashion_mnist, sources
+from edgepress_models import fashion_mnist, sources
 from edgepress_models.sources import DataMissing, Member, Places, Unusable
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,11 +20,12 @@ CONTENT = random.Random(0).randbytes(1_500)
 MEMBER = Member("member.gz", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
 PACKED = gzip.compress(CONTENT)
 UNREACHABLE = "http://127.0.0.1:1/"
+ADVICE = fashion_mnist.places({}).advice
 
 
-def places_in(cache: Path, folder: Path, *urls: str) -> Places:
-    package = debian.Package(fashion_mnist.DEBIAN.name, folder)
-    return Places("Fashion-MNIST", cache, urls, fashion_mnist.places({}).advice, package)
+def places_in(cache: Path, root: Path, *urls: str) -> Places:
+    package = dataclasses.replace(fashion_mnist.DEBIAN, root=root)
+    return Places("Fashion-MNIST", cache, urls, ADVICE, package)
 
 
 def put(folder: Path, packed: bytes = PACKED) -> Path:
@@ -36,8 +38,8 @@ def test_the_cache_comes_before_debian_and_debian_before_the_home(tmp_path: Path
     served, url = home
     places = places_in(tmp_path / "cache", tmp_path / "debian", url)
     put(served)
-    put(tmp_path / "debian")
-    assert sources.where(MEMBER, places) == str(tmp_path / "debian" / MEMBER.name)
+    put(tmp_path / "debian" / fashion_mnist.DEBIAN.folder)
+    assert sources.where(MEMBER, places) == str(tmp_path / "debian" / fashion_mnist.DEBIAN.folder / MEMBER.name)
     put(places.cache)
     assert sources.where(MEMBER, places) == str(places.cache / MEMBER.name)
 
@@ -70,7 +72,8 @@ def test_an_altered_download_is_refused_and_leaves_nothing(tmp_path: Path, home:
 
 
 def test_a_damaged_cache_is_named_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    places = places_in(put(tmp_path / "cache", PACKED[:40]), put(tmp_path / "debian"), UNREACHABLE)
+    put(tmp_path / "debian" / fashion_mnist.DEBIAN.folder)
+    places = places_in(put(tmp_path / "cache", PACKED[:40]), tmp_path / "debian", UNREACHABLE)
     with caplog.at_level(logging.WARNING):
         assert sources.read(MEMBER, places) == CONTENT
     assert str(places.cache / MEMBER.name) in caplog.text
@@ -92,7 +95,8 @@ def test_where_no_place_works_one_line_says_what_to_install(nowhere: Path) -> No
 def test_the_command_ends_with_one_line_and_status_1(
     command: str, nowhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fashion_mnist, "places", lambda environment: places_in(nowhere, nowhere, UNREACHABLE))
+    empty = places_in(nowhere, nowhere, UNREACHABLE)
+    monkeypatch.setattr(fashion_mnist, "places", lambda environment: empty)
     monkeypatch.setenv("PATH", "")
     done = CliRunner().invoke(fashion_mnist.main, [command])
     assert done.exit_code == 1
@@ -104,9 +108,7 @@ def test_the_command_ends_with_one_line_and_status_1(
 def test_fetch_without_apt_downloads_every_file(tmp_path: Path, home: tuple[Path, str]) -> None:
     served, url = home
     for member in fashion_mnist.MEMBERS:
-        shutil.copy(
-            sources.where(member, places_in(tmp_path / "none", fashion_mnist.DEBIAN.folder, UNREACHABLE)), served
-        )
+        shutil.copy(sources.where(member, places_in(tmp_path / "none", Path("/"), UNREACHABLE)), served)
     places = places_in(tmp_path / "cache", tmp_path / "debian", url)
     assert sources.fetch(fashion_mnist.MEMBERS, places, tools=lambda name: None) == places.cache
     assert {path.name for path in places.cache.iterdir()} == {member.name for member in fashion_mnist.MEMBERS}
@@ -146,7 +148,7 @@ def test_a_gzip_bomb_is_not_unpacked_beyond_the_known_length() -> None:
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    places = places_in(tmp_path / "file" / "cache", fashion_mnist.DEBIAN.folder, UNREACHABLE)
+    places = places_in(tmp_path / "file" / "cache", Path("/"), UNREACHABLE)
     with pytest.raises(DataMissing, match=r"cannot be fetched: apt: .*; download: ") as caught:
         sources.fetch(fashion_mnist.MEMBERS, places)
     assert "\n" not in str(caught.value)

@@ -1,0 +1,154 @@
+"""MNIST in four splits that never overlap.
+
+Source: LeCun, Cortes, Burges, "The MNIST database of handwritten digits"; 60,000 training and 10,000 test images in
+ten classes; licence CC BY-SA 3.0.
+
+It is read from `mnist.npz` in the cache folder (the arrays `train_images`, `train_labels`, `test_images`,
+`test_labels`, in any order of samples), or else from the four IDX files. Either way the same samples come in the same
+order.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edgepress_models import finding, idx, sources, splits
+from edgepress_models.sources import Member
+
+CALIBRATE_EACH = 100
+VALIDATE_EACH = 500
+# Over all pixels of the 60,000 training images, scaled to [0, 1].
+MEAN = 0.1307
+STD = 0.3081
+
+IMAGES = {
+    "train": Member(
+        "train-images-idx3-ubyte.gz",
+        47_040_016,
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    ),
+    "test": Member(
+        "t10k-images-idx3-ubyte.gz",
+        7_840_016,
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    ),
+}
+LABELS = {
+    "train": Member(
+        "train-labels-idx1-ubyte.gz",
+        60_008,
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    ),
+    "test": Member(
+        "t10k-labels-idx1-ubyte.gz",
+        10_008,
+        "ff7bcfd416de33731a308c3f266cd351222c34898ecbeaf847f06e48f7ec33f2",
+    ),
+}
+MEMBERS = (*IMAGES.values(), *LABELS.values())
+# Of the labels and pixels as rows of 785 bytes, in ascending order.
+ROWS_SHA256 = {
+    "train": "da6370735bf1d490f086dde49c15f2ed0480ad05dc7c70abf5d36bf471d5e312",
+    "test": "0c7bc63f656fb2440dc2b5bea4ff3ac8632e305b73ec1dc88141a32d36204fac",
+}
+
+Images = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+_Rows = npt.NDArray[np.uint8]
+_log = logging.getLogger(__name__)
+
+
+def places(environment: Mapping[str, str]) -> sources.Places:
+    """Return where to look for the IDX files: the cache folder, then two mirrors of the data set's home."""
+    root = sources.cache_root(environment)
+    return sources.Places(
+        "MNIST",
+        root / "mnist",
+        ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
+        f"run `python -m edgepress_models.mnist fetch` where there is a network, or put mnist.npz into {root}",
+    )
+
+
+@functools.cache
+def load(split: str) -> tuple[Images, Labels]:
+    """Return the images, float32 (N, 1, 28, 28), normalised to mean 0 and deviation 1, and their labels, int64 (N,).
+
+    `calibrate` (1,000) and `validate` (5,000) are cut from the 60,000 training images, equally many of each class;
+    `train` is the remaining 54,000; `test` is the official 10,000. Callers share the arrays, so they are read-only.
+
+    Raises:
+        ValueError: there is no such split.
+        sources.DataMissing: the data set is in none of the places; the message says what to do.
+    """
+    splits.check(split)
+    rows = _official("test" if split == "test" else "train")
+    if split != "test":
+        rows = rows[splits.cut(rows[:, 0], CALIBRATE_EACH, VALIDATE_EACH)[split]]
+    return idx.normalised(rows[:, 1:].reshape(-1, 28, 28), rows[:, 0], MEAN, STD)
+
+
+@functools.cache
+def _official(part: str) -> _Rows:
+    return official(part, os.environ)
+
+
+def official(part: str, environment: Mapping[str, str]) -> _Rows:
+    """Return the official `train` or `test` images as rows of a label and 784 pixels, (N, 785), in one fixed order.
+
+    Raises:
+        sources.DataMissing: the data set is in none of the places; the message says what to do.
+    """
+    rows = _from_npz(part, _npz(environment))
+    if rows is None:
+        found = places(environment)
+        images = idx.parse(sources.read(IMAGES[part], found), dimensions=3)
+        labels = idx.parse(sources.read(LABELS[part], found), dimensions=1)
+        rows = _rows(images, labels)
+    return rows[splits.in_one_order(rows)]
+
+
+def _npz(environment: Mapping[str, str]) -> Path:
+    return sources.cache_root(environment) / "mnist.npz"
+
+
+def _from_npz(part: str, path: Path) -> _Rows | None:
+    """Return the rows of a checked file; None where it is not there, or is not MNIST, which is logged."""
+    try:
+        with path.open("rb") as stream, np.load(stream) as arrays:
+            rows = _rows(arrays[f"{part}_images"], arrays[f"{part}_labels"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        _log.warning("%s is passed over: %s", path, error)
+        return None
+    found = hashlib.sha256(np.sort(splits.whole(rows)).tobytes()).hexdigest()
+    if found != ROWS_SHA256[part]:
+        _log.warning("%s is passed over: expected rows with SHA-256 %s, got %s", path, ROWS_SHA256[part], found)
+        return None
+    return rows
+
+
+def _rows(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> _Rows:
+    return np.concatenate([labels.astype(np.uint8)[:, np.newaxis], images.reshape(len(images), -1)], axis=1)
+
+
+def _where() -> Iterator[str]:
+    path = _npz(os.environ)
+    if all(_from_npz(part, path) is not None for part in ROWS_SHA256):
+        return iter([str(path)])
+    return (sources.where(member, places(os.environ)) for member in MEMBERS)
+
+
+main = finding.commands(_where, lambda: sources.fetch(MEMBERS, places(os.environ)))
+
+if __name__ == "__main__":
+    main(prog_name="python -m edgepress_models.mnist")
