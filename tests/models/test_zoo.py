@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from edgepress_models import checkpoint, lenet5, resnet8, train
+from edgepress_models import checkpoint, lenet5, resnet8, training, zoo
 from torch import nn
 
 ZOO = {"resnet8": (resnet8, 77_562, 0.92), "lenet5": (lenet5, 61_706, 0.90)}
@@ -46,8 +46,8 @@ def test_the_shipped_weights_reach_what_their_record_says(name: str) -> None:
     assert not model.training
     assert record["params"] == expected
     assert record["test_accuracy"] >= floor
-    assert train.accuracy(model, "test") == pytest.approx(record["test_accuracy"], abs=0.001)
-    assert train.accuracy(model, "validate") == pytest.approx(record["validate_accuracy"], abs=0.001)
+    assert training.measure(model, zoo.ZOO[name], "test") == pytest.approx(record["test_accuracy"], abs=0.001)
+    assert training.measure(model, zoo.ZOO[name], "validate") == pytest.approx(record["validate_accuracy"], abs=0.001)
 
 
 def test_weights_of_another_architecture_are_refused() -> None:
