@@ -9,6 +9,7 @@ load (ONNX Runtime 1.31).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -40,12 +41,12 @@ def pack(model: ModelProto) -> dict[str, int]:
             if bits is not None:
                 fits[name] = bits
     for name, bits in fits.items():
-        nodes = list(_packed(graph, stored[name], bits))
+        nodes = list(packed(graph, stored[name], bits))
         for position, node in enumerate(nodes):
             graph.node.insert(position, node)
         graph.initializer.remove(stored[name])
     if fits:
-        _raise_versions(model, set(fits.values()))
+        raise_versions(model, set(fits.values()))
     return fits
 
 
@@ -65,8 +66,8 @@ def bits_of(weight: np.ndarray) -> int | None:
     return next((bits for bits, (least, most) in _RANGES.items() if least <= low and high <= most), None)
 
 
-def _packed(graph: GraphProto, tensor: TensorProto, bits: int) -> Iterator[NodeProto]:
-    """Add the packed weight to the graph, and yield what makes `tensor` of it."""
+def packed(graph: GraphProto, tensor: TensorProto, bits: int) -> Iterator[NodeProto]:
+    """Add a weight packed into 4, 2 or 1 bits to the graph, and yield the nodes that make the int8 `tensor` of it."""
     name, values = tensor.name, numpy_helper.to_array(tensor)
     if bits == 1:
         yield from _expanded_bits(graph, name, values)
@@ -87,13 +88,13 @@ def packed_bytes(values: np.ndarray, bits: int) -> bytes:
     codes = values.reshape(-1).astype(np.int64) & ((1 << bits) - 1)
     columns = np.pad(codes, (0, -len(codes) % each)).reshape(-1, each)
     shifted: np.ndarray = columns << (bits * np.arange(each))
-    return shifted.sum(axis=1).astype(np.uint8).tobytes()
+    return bytes(shifted.sum(axis=1).astype(np.uint8).tobytes())
 
 
 def _expanded_bits(graph: GraphProto, name: str, values: np.ndarray) -> Iterator[NodeProto]:
     """Eight signs per byte: shift, mask, look up -1 or 1, cut off what fills the last byte, and give the shape back."""
     signs = np.packbits(values.reshape(-1) > 0, bitorder="little")
-    constants = {
+    constants: dict[str, np.ndarray] = {
         "bits": signs[:, np.newaxis],
         "places": np.arange(8, dtype=np.uint8),
         "one": np.array(1, np.uint8),
@@ -104,7 +105,7 @@ def _expanded_bits(graph: GraphProto, name: str, values: np.ndarray) -> Iterator
         "shape": np.array(values.shape, np.int64),
     }
     graph.initializer.extend(numpy_helper.from_array(array, f"{name}.{key}") for key, array in constants.items())
-    steps: list[tuple[str, list[str], str, dict[str, object]]] = [
+    steps: list[tuple[str, list[str], str, dict[str, Any]]] = [
         ("BitShift", ["bits", "places"], "shifted", {"direction": "RIGHT"}),
         ("BitwiseAnd", ["shifted", "one"], "masked", {}),
         ("Cast", ["masked"], "index", {"to": TensorProto.INT32}),
@@ -117,7 +118,7 @@ def _expanded_bits(graph: GraphProto, name: str, values: np.ndarray) -> Iterator
     yield helper.make_node("Reshape", [f"{name}.sliced", f"{name}.shape"], [name])
 
 
-def _raise_versions(model: ModelProto, used: set[int]) -> None:
+def raise_versions(model: ModelProto, used: set[int]) -> None:
     """Declare the opset that the packed types need.
 
     Between the exporter's opset and these, operators only gained types, but for GroupNormalization.
