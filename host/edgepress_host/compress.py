@@ -178,6 +178,7 @@ def _delivered(shop: Workshop, out: Path, kept: _Kept) -> VariantResult:
     samples = shop.data.split("calibrate").x
     try:
         vectors = attempt("golden vectors", lambda: golden.write_golden(out, name, format_, content, samples))
+        memory = shop.loaded_bytes(format_, content)
     except StepFailed as error:
         return msgspec.structs.replace(kept.result, verdict="failed", reason=str(error), kept_steps=0)
     file = f"{name}{exporter.SUFFIX}"
@@ -190,6 +191,7 @@ def _delivered(shop: Workshop, out: Path, kept: _Kept) -> VariantResult:
         inputs=inputs,
         outputs=outputs,
         golden=vectors,
+        loaded_bytes=memory,
     )
 
 

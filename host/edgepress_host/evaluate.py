@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -75,8 +76,11 @@ def predict(format_: str, content: bytes, x: np.ndarray) -> Iterator[list[np.nda
         yield [dequantized(spec, output)[: len(part)] for spec, output in zip(outputs, runner.run(stored), strict=True)]
 
 
-def open_runner(format_: str, content: bytes, *, plain_kernels: bool = False) -> Runner:
-    """Load a file with one thread; `plain_kernels` runs it without the runtime's graph or kernel optimisations."""
+def open_runner(format_: str, content: bytes | Path, *, plain_kernels: bool = False) -> Runner:
+    """Load a file, or its bytes, with one thread.
+
+    `plain_kernels` runs it without the runtime's optimisations of graph or kernels.
+    """
     runners: dict[str, Callable[..., Runner]] = {"onnx": OnnxRunner, "tflite": TfliteRunner}
     return runners[format_](content, plain_kernels=plain_kernels)
 
@@ -84,7 +88,7 @@ def open_runner(format_: str, content: bytes, *, plain_kernels: bool = False) ->
 class OnnxRunner:
     """A file in ONNX Runtime, on the CPU."""
 
-    def __init__(self, content: bytes, *, plain_kernels: bool = False) -> None:
+    def __init__(self, content: bytes | Path, *, plain_kernels: bool = False) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -93,7 +97,8 @@ class OnnxRunner:
         options.log_severity_level = 4
         if plain_kernels:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        source = str(content) if isinstance(content, Path) else content
+        self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         first = self._session.get_inputs()[0]
         self._input = first.name
         self.batch = first.shape[0] if isinstance(first.shape[0], int) else BATCH
@@ -106,14 +111,13 @@ class OnnxRunner:
 class TfliteRunner:
     """A file in LiteRT, on the CPU."""
 
-    def __init__(self, content: bytes, *, plain_kernels: bool = False) -> None:
+    def __init__(self, content: bytes | Path, *, plain_kernels: bool = False) -> None:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         kind = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if plain_kernels else OpResolverType.AUTO
         with quiet():
-            self._interpreter: Any = Interpreter(
-                model_content=content, num_threads=1, experimental_op_resolver_type=kind
-            )
+            source = {"model_path": str(content)} if isinstance(content, Path) else {"model_content": content}
+            self._interpreter: Any = Interpreter(**source, num_threads=1, experimental_op_resolver_type=kind)
             self._interpreter.allocate_tensors()
         first = self._interpreter.get_input_details()[0]
         self._input = first["index"]

@@ -15,7 +15,7 @@ from edgepress_host.press.store import write_atomically
 FILE_NAME = "variants.json"
 SCHEMA = 1
 
-Verdict = Literal["ok", "no-op", "grew", "accuracy guard", "failed"]
+Verdict = Literal["ok", "no-op", "grew", "sparsity lost", "accuracy guard", "failed"]
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +72,9 @@ class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
     macs: int | None = None
     file_bytes: int | None = None
     wire_bytes: int | None = None
+    loaded_bytes: int | None = None
+    """Memory that the file takes in its runtime on this machine, once loaded and run."""
+
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     golden: GoldenFile | None = None

@@ -53,8 +53,8 @@ def command(recipe: Path, out: Path, *, as_json: bool) -> None:
 
 
 def _print(made: Variants, out: Path) -> None:
-    names = ("variant", "accuracy", "test", "params", "kB", "wire kB", "verdict")
-    shown = table(names, right=names[1:6])
+    names = ("variant", "accuracy", "test", "params", "kB", "wire kB", "loaded kB", "verdict")
+    shown = table(names, right=names[1:7])
     shown.columns[0].no_wrap = True
     for variant in made.variants:
         shown.add_row(*_row(variant))
@@ -77,5 +77,6 @@ def _row(variant: VariantResult) -> tuple[str, ...]:
         number(variant.params, ",.0f"),
         number(variant.file_bytes, ",.1f", 1000),
         number(variant.wire_bytes, ",.1f", 1000),
+        number(variant.loaded_bytes, ",.0f", 1000),
         variant.verdict,
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from edgepress_host.variants import Measured, StepResult, Verdict
 
+_LOST = 0.02
+"""Share of zeros that may go unremarked: layers that are taken away had their own."""
+
 
 def judge(
     *, tag: str, before: Measured, after: Measured, original: Measured, same: bool, max_drop: float
@@ -15,6 +18,11 @@ def judge(
     # Shares of a few thousand samples: what differs by less than one sample's share is the same.
     if drop > max_drop + 1e-9:
         return "accuracy guard", f"{tag}: {scores}, {drop:.4f} below the original, more than max_drop {max_drop:g}"
+    if _zeros(after) < _zeros(before) - _LOST:
+        return "sparsity lost", (
+            f"{tag} left {_zeros(after):.1%} of the weights zero, and there were {_zeros(before):.1%} "
+            f"({sizes}; {scores})"
+        )
     if same:
         return "no-op", f"{tag} changed no weight and no operator ({sizes})"
     if after.file_bytes > before.file_bytes:
@@ -22,9 +30,13 @@ def judge(
     return "ok", f"{tag}: {scores}, {sizes}"
 
 
+def _zeros(measured: Measured) -> float:
+    return 1 - measured.nonzero_params / measured.params if measured.params else 0.0
+
+
 def sum_up(steps: tuple[StepResult, ...], *, kept: int, planned: int) -> tuple[Verdict, str]:
     """Verdict on a variant from its steps: what went wrong first, by name; else what was gained."""
-    for verdict in ("failed", "accuracy guard", "no-op", "grew"):
+    for verdict in ("failed", "accuracy guard", "sparsity lost", "no-op", "grew"):
         for number, step in enumerate(steps, start=1):
             if step.verdict == verdict:
                 return step.verdict, f"step {number}, {step.reason}{_rest(verdict, kept, planned)}"

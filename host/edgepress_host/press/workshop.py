@@ -18,6 +18,7 @@ from torch import Generator, Tensor, nn
 from edgepress_host import evaluate, exporters
 from edgepress_host.press import code, structure
 from edgepress_host.press.data import Data, Samples
+from edgepress_host.press.loaded import loaded_bytes
 from edgepress_host.press.loading import call_user, is_onnx_file, load_module, resolve_callable
 from edgepress_host.press.measure import Counts, count_file, count_module, recount, wire_bytes
 from edgepress_host.press.store import Store, key_of, no_space
@@ -216,6 +217,15 @@ class Workshop:
     def _metric_key(self) -> str:
         module, _, attribute = self.recipe.metric.partition(":")
         return self.recipe.metric + (code.fingerprint([module]) if attribute else "")
+
+    def loaded_bytes(self, format_: str, content: bytes) -> int:
+        """Memory of a file in its runtime. Raises StepFailed."""
+        key = key_of("loaded", format_, _sha256(content), surroundings())
+        entry = self.store.fetch(key)
+        if entry is None:
+            found = attempt("loading the file", lambda: loaded_bytes(format_, content))
+            entry = self.store.keep(key, {"loaded_bytes": found}, {})
+        return int(entry.facts["loaded_bytes"])
 
     def _wire_bytes(self, content: bytes) -> int:
         key = key_of("wire", _sha256(content), code.fingerprint([codec.__name__]))
