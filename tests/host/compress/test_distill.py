@@ -125,7 +125,7 @@ def test_the_parts_add_up_in_one_loss(bench):
 def test_a_regressor_is_learnt_where_widths_differ_and_is_dropped(bench, alone, held_out, monkeypatch):
     made = []
     monkeypatch.setattr(lesson, "regressor", lambda own, other: made.append(nn.Linear(own, other)) or made[-1])
-    learned = distilled(bench, **(SHORT | {"lr": 2e-2, "epochs": 6}), alpha=0, hint=100.0, features={"blo*": "blo*"})
+    learned = distilled(bench, **(SHORT | {"lr": 2e-2, "epochs": 6}), alpha=0, hint=100.0, features={"block": "block"})
     assert (made[0].in_features, made[0].out_features) == (8, 16)
     assert set(learned.state_dict()) == set(alone.state_dict())
 
@@ -136,6 +136,14 @@ def test_a_regressor_is_learnt_where_widths_differ_and_is_dropped(bench, alone, 
 
     assert apart(learned) < 0.5
     assert apart(learned) < 0.9 * apart(alone)
+
+
+def test_a_star_stands_for_the_same_in_both_names(bench):
+    by_pattern, by_name = (
+        distilled(bench, **(SHORT | {"samples": 48}), hint=1.0, features=pairs)
+        for pairs in ({"block.*": "block.*"}, {f"block.{part}": f"block.{part}" for part in ("conv", "bn", "mix")})
+    )
+    assert structure.digest(by_pattern) == structure.digest(by_name)
 
 
 def test_hints_can_come_first_and_then_leave_what_is_above_them_alone(bench):
