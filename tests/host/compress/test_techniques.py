@@ -158,48 +158,6 @@ def test_what_are_no_class_scores_cannot_be_softened(bench):
         made_from("distill", {"samples": 64}).apply_module(compress_zoo.build(), values)
 
 
-def test_low_rank_is_exact_for_a_matrix_of_that_rank_and_names_what_it_leaves():
-    from edgepress_host.techniques.low_rank import factorize
-
-    torch.manual_seed(0)
-    layer = nn.Linear(20, 30)
-    with torch.no_grad():
-        layer.weight.copy_(torch.randn(30, 3) @ torch.randn(3, 20))
-    x = torch.randn(5, 20)
-    pair = factorize(layer, 3)
-    assert pair is not None
-    assert torch.allclose(pair(x), layer(x), atol=1e-4)
-    assert factorize(layer, 12) is None
-
-    notes = []
-    step = made_from("low_rank", {"rank": 3})
-    thin = step.apply_module(compress_zoo.build(), msgspec.structs.replace(fresh_bench(), note=notes.append))
-    assert thin.hidden[0].out_features == 3
-    assert isinstance(thin.block.mix, nn.Sequential)
-    assert notes == []
-    step = made_from("low_rank", {"rank": 4})
-    step.apply_module(compress_zoo.build(), msgspec.structs.replace(fresh_bench(), note=notes.append))
-    assert notes == ["left as they are, since it would not save: head"]
-
-
-def test_energy_keeps_what_holds_that_share_and_a_layers_own_goes_first():
-    step = made_from(
-        "low_rank",
-        {
-            "rank": 2,
-            "layers": {"hidden": {"energy": 0.7}},
-            "types": {"Conv2d": {"skip": True}},
-        },
-    )
-    original = compress_zoo.build()
-    thin = step.apply_module(original, fresh_bench())
-    values = torch.linalg.svdvals(original.hidden.weight.detach()).square()
-    rank = thin.hidden[0].out_features
-    assert values[:rank].sum() / values.sum() >= 0.7 > values[: rank - 1].sum() / values.sum()
-    assert thin.head[0].out_features == 2
-    assert isinstance(thin.block.mix, nn.Conv2d)
-
-
 @pytest.mark.parametrize("format_", ["onnx", "tflite"])
 def test_three_methods_of_calibration_give_three_different_files(format_, bench, originals):
     files = {
