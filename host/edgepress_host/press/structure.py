@@ -112,12 +112,22 @@ def _fit_in(model: nn.Module, layer: Layer) -> None:
     if layer.path not in dict(model.named_modules()) or (
         type(model.get_submodule(layer.path)).__name__ != layer.kind
         or (layer.leaf and list(model.get_submodule(layer.path).children()))
+        or _bias_differs(model.get_submodule(layer.path), layer)
     ):
         replace_layer(model, layer.path, _new(layer))
     module = model.get_submodule(layer.path)
     for name in layer.plain.keys() - {_HAS_BIAS}:
         value = layer.plain[name]
         setattr(module, name, tuple(value) if isinstance(value, list) else value)
+
+
+def _bias_differs(module: nn.Module, layer: Layer) -> bool:
+    """Tell whether a layer gained or lost its bias: folded batch normalization leaves one where there was none."""
+    return (
+        layer.leaf
+        and _HAS_BIAS in layer.plain
+        and layer.plain[_HAS_BIAS] != (getattr(module, "bias", None) is not None)
+    )
 
 
 def _take_away(model: nn.Module, described: set[str]) -> None:

@@ -1,27 +1,39 @@
-"""Post-training quantization of the exported file: half precision, dynamic int8, static int8 with calibration."""
+"""Post-training quantization: weights of 16 to 1 bits, activations of 8 or 16, in the way each runtime runs them.
+
+The exported file is what gets quantized. Options that change the torch module beforehand (equalization, learned
+rounding, bias correction, bits by sensitivity) make up a step of their own, `Prepare`, done before the export.
+"""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
+import numpy as np
 from edgepress_protocol.errors import UsageError
 
-from edgepress_host.technique import Stage, StepFailed, Technique, Workbench, check_patterns, for_layer
+from edgepress_host.technique import Stage, StepFailed, Technique, Trait, Workbench, check_patterns, for_layer
+from edgepress_host.techniques.quantize.grid import Bits, WeightRange, found_bits
+from edgepress_host.techniques.quantize.plan import ActivationPlan, WeightPlan
+from edgepress_host.techniques.quantize.prepare import Mixed, Prepare, QuantizeLayer
 from edgepress_host.techniques.quantize.ranges import Method
 
-
-class QuantizeLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a layer may have of its own."""
-
-    skip: bool | None = None
+_CASTS = ("fp16", "bf16")
+_OF_WEIGHTS = ("bits", "granularity", "symmetry", "weight_range", "layers", "types")
+_OF_PREPARATION = ("equalize", "bias_correction", "rounding", "mixed")
+_OF_ACTIVATIONS = ("activations", "activation_symmetry", "calibration", "io")
 
 
 class Quantize(Technique, frozen=True):
-    """`mode` fp16, dynamic or static; static reads `samples` of the calibrate split.
+    """`mode`: fp16 or bf16 weights; weight_only; dynamic (activations as they come); static (calibrated activations).
 
-    `calibration` chooses the range of an activation: everything seen (minmax), all but the outermost values
-    (percentile), or what loses the least information (entropy).
+    Weights have `bits`, and a scale for each channel, for the tensor, or for each block of a dense layer's inputs
+    (`block_size`); `weight_range` mse clips them to lose the least. Where a runtime has no kernel, weights are stored
+    in the fewest bits that run, and a note says so; in ONNX files, 1 bit is expanded when the file is loaded.
+
+    `calibration` chooses the range of an activation from `samples` of the calibrate split: everything seen (minmax),
+    all but the outermost values (percentile), what loses the least information (entropy), or the least squared error
+    (mse). `mixed` gives each layer 8, 4 or 2 bits by its measured sensitivity.
     """
 
     stage: ClassVar[Stage] = "graph"
@@ -29,34 +41,100 @@ class Quantize(Technique, frozen=True):
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {"mode": "fp16"},
         {"mode": "dynamic"},
+        {"mode": "weight_only", "bits": 4},
         {"mode": "static", "samples": 32},
         {"mode": "static", "calibration": "entropy", "samples": 32},
         {"mode": "static", "calibration": "percentile", "samples": 32},
     )
 
-    mode: Literal["fp16", "dynamic", "static"]
+    mode: Literal["fp16", "bf16", "weight_only", "dynamic", "static"]
+    bits: Bits = 8
+    granularity: Literal["channel", "tensor", "block"] = "channel"
+    block_size: Literal[16, 32, 64, 128, 256] = 32
+    symmetry: Literal["symmetric", "asymmetric"] = "symmetric"
+    weight_range: WeightRange = "minmax"
+    mixed: Mixed | None = None
+
+    activations: Literal[8, 16] = 8
+    activation_symmetry: Literal["symmetric", "asymmetric"] | None = None
+    """None: as the runtime likes it best, which is asymmetric, but for 16 bits in TFLite."""
     calibration: Method = "minmax"
-    percentile: float = 99.99
-    samples: int = 200
+    percentile: Annotated[float, msgspec.Meta(gt=50, le=100)] = 99.99
+    samples: Annotated[int, msgspec.Meta(ge=1)] = 200
     io: Literal["float32", "int8"] = "float32"
     """Type of a static TFLite file's input and output; ONNX files keep float32."""
+
+    equalize: Literal["none", "cross_layer", "smooth"] = "none"
+    alpha: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
+    """Of smooth: how much of the activations' range goes over to the weights."""
+    rounding: Literal["nearest", "adaround"] = "nearest"
+    rounding_steps: Annotated[int, msgspec.Meta(ge=1)] = 500
+    bias_correction: bool = False
+
     skip: bool = False
     layers: dict[str, QuantizeLayer] = msgspec.field(default_factory=dict)
     types: dict[str, QuantizeLayer] = msgspec.field(default_factory=dict)
 
+    def makes(self) -> frozenset[Trait]:
+        """Values of few bits, fp16 among them."""
+        return frozenset({"grid"})
+
+    def breaks(self) -> frozenset[Trait]:
+        """Values of few bits would be rounded twice; one bit has no zero; what moves single weights unshares them."""
+        broken: set[Trait] = {"grid"}
+        if 1 in self._given_bits():
+            broken.add("zeros")
+        if self.equalize != "none" or self.rounding == "adaround":
+            broken.add("shared")
+        return frozenset(broken)
+
     def check(self) -> None:
         """Raise UsageError for options that contradict each other."""
-        if not 50 < self.percentile <= 100:
-            raise UsageError(f"percentile: expected more than 50 and at most 100, got {self.percentile}")
-        if self.samples < 1:
-            raise UsageError(f"samples: expected a positive number, got {self.samples}")
+        changed = {field for field in _defaults() if getattr(self, field) != _defaults()[field]}
+        if self.mode in _CASTS and changed & {"layers", "types"}:
+            raise UsageError(f"mode: {self.mode} changes the whole file and takes no overrides by layer or type")
+        self._refuse(changed, (*_OF_WEIGHTS, *_OF_PREPARATION), self.mode in _CASTS, "another mode than fp16 and bf16")
         if self.io == "int8" and self.mode != "static":
             raise UsageError("io: int8 inputs and outputs need mode static")
-        if self.mode == "fp16" and (self.layers or self.types):
-            raise UsageError("mode: fp16 changes the whole file and takes no overrides by layer or type")
+        self._refuse(changed, _OF_ACTIVATIONS, self.mode != "static", "mode static")
+        block = self.granularity == "block"
+        self._refuse(
+            changed, ("granularity",), block and self.mode == "static", "mode weight_only or dynamic for blocks"
+        )
+        if 1 in self._given_bits():
+            self._refuse(changed, ("symmetry", "weight_range", "mixed"), True, "more than 1 bit")
+            self._refuse(changed, ("granularity",), block, "more than 1 bit for blocks")
+        even = self.symmetry == "symmetric" and not block
+        self._refuse(changed, ("rounding", "mixed"), not even, "symmetric weights with a scale a channel or tensor")
+        self._refuse(changed, ("bias_correction",), block, "a scale a channel or tensor")
+        self._refuse(changed, ("rounding",), 1 in self._given_bits(), "more than 1 bit")
+        self._refuse(changed, ("bits",), self.mixed is not None, "no mixed, which chooses the bits itself")
+        if self.mixed is not None:
+            self.mixed.check()
+
+    def prepared(self) -> Technique | None:
+        """Return what is to be done to the torch module before the export, if anything is."""
+        if not any(getattr(self, field) != _defaults()[field] for field in _OF_PREPARATION):
+            return None
+        return Prepare(
+            equalize=self.equalize,
+            alpha=self.alpha,
+            rounding=self.rounding,
+            rounding_steps=self.rounding_steps,
+            bias_correction=self.bias_correction,
+            mixed=self.mixed,
+            bits=self.bits,
+            per_channel=self.granularity == "channel",
+            symmetric=self.symmetry == "symmetric",
+            weight_range=self.weight_range,
+            samples=self.samples,
+            skip=self.skip,
+            layers=self.layers,
+            types=self.types,
+        )
 
     def apply_graph(self, format_: str, content: bytes, bench: Workbench) -> bytes:
-        """Return the quantized file."""
+        """Return the quantized file. Raises StepFailed for what this format's runtime does not run."""
         tool: Any
         if format_ == "onnx":
             if self.io == "int8":
@@ -65,24 +143,63 @@ class Quantize(Technique, frozen=True):
         else:
             from edgepress_host.techniques.quantize import tflite_file as tool
 
-        if self.mode == "fp16":
-            bench.say("casting weights to fp16")
-            return bytes(tool.to_fp16(content))
-        skip = self._skipped(tool.layers(content))
+        if self.mode in _CASTS:
+            bench.say(f"casting weights to {self.mode}")
+            return bytes((tool.to_fp16 if self.mode == "fp16" else tool.to_bf16)(content))
+        check_patterns(self.layers, self.types, dict(tool.layers(content).values()))
+        plan = self._weights(bench)
+        bench.say(f"quantizing weights, {self.mode}")
+        if self.mode == "weight_only":
+            return bytes(tool.to_weight_only(content, plan))
         if self.mode == "dynamic":
-            bench.say("quantizing weights to int8")
-            return bytes(tool.to_dynamic(content, skip=skip))
+            return bytes(tool.to_dynamic(content, plan))
         bench.say(f"calibrating by {self.calibration} on {self.samples} samples")
-        chosen: dict[str, Any] = {"method": self.calibration, "percentile": self.percentile, "skip": skip}
-        if format_ == "tflite":
-            chosen["integer_io"] = self.io == "int8"
-        return bytes(tool.to_static(content, bench.calibration(self.samples), **chosen))
+        return bytes(tool.to_static(content, plan, self._activations(bench)))
 
-    def _skipped(self, held: dict[str, tuple[str, str]]) -> set[str]:
-        """Names of the file's operators that stay as they are."""
-        check_patterns(self.layers, self.types, dict(held.values()))
-        return {
-            operator
-            for operator, (name, kind) in held.items()
-            if for_layer(self, self.layers, self.types, name, kind).skip
-        }
+    def _weights(self, bench: Workbench) -> WeightPlan:
+        def bits_of(layer: str, type_: str, weight: np.ndarray, kept: tuple[int, ...]) -> int | None:
+            own = for_layer(self, self.layers, self.types, layer, type_)
+            if own.skip:
+                return None
+            return own.bits if self.mixed is None else found_bits(weight, kept if self._per_channel else ())
+
+        return WeightPlan(
+            bits=bits_of,
+            per_channel=self._per_channel,
+            block_size=self.block_size if self.granularity == "block" else None,
+            symmetric=self.symmetry == "symmetric",
+            method=self.weight_range,
+            note=bench.note,
+        )
+
+    def _activations(self, bench: Workbench) -> ActivationPlan:
+        return ActivationPlan(
+            samples=bench.calibration(self.samples),
+            method=self.calibration,
+            percentile=self.percentile,
+            bits=self.activations,
+            symmetric=None if self.activation_symmetry is None else self.activation_symmetry == "symmetric",
+            integer_io=self.io == "int8",
+        )
+
+    @property
+    def _per_channel(self) -> bool:
+        return self.granularity != "tensor"
+
+    def _given_bits(self) -> set[int]:
+        own = (one.bits for one in (*self.layers.values(), *self.types.values()))
+        return {self.bits, *(bits for bits in own if bits is not None)}
+
+    def _refuse(self, changed: set[str], fields: tuple[str, ...], when: bool, needed: str) -> None:
+        wrong = next((field for field in fields if when and field in changed), None)
+        if wrong is not None:
+            raise UsageError(f"{wrong}: needs {needed}")
+
+
+def _defaults() -> dict[str, Any]:
+    """Options and what they are where nobody says otherwise."""
+    return {
+        field.name: field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+        for field in msgspec.structs.fields(Quantize)
+        if not field.required
+    }

@@ -5,20 +5,33 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgepress_host.evaluate import BATCH
 from edgepress_host.exporters.onnx import fold_constants, forget_sources
 from edgepress_host.press.quiet import quiet
-from edgepress_host.techniques.quantize.ranges import Method, ranges
+from edgepress_host.technique import StepFailed
+from edgepress_host.techniques.quantize import onnx_blocks as blocks
+from edgepress_host.techniques.quantize.grid import Integers
+from edgepress_host.techniques.quantize.onnx_weights import (
+    BYTE,
+    Held,
+    drop,
+    expanded,
+    held_weights,
+    layer_of,
+    stored_as,
+)
+from edgepress_host.techniques.quantize.plan import ActivationPlan, WeightPlan, listed
+from edgepress_host.techniques.quantize.ranges import ranges
 
 DYNAMIC_OPERATORS = ["MatMul", "Gemm", "LSTM", "Attention"]
 """Without Conv: dynamically quantized convolutions run 8 to 30 times slower than fp32 ones."""
-
-_KINDS = {"Gemm": "Linear", "MatMul": "Linear", "ConvTranspose": "ConvTranspose"}
 
 
 def to_fp16(content: bytes) -> bytes:
@@ -29,60 +42,221 @@ def to_fp16(content: bytes) -> bytes:
         return _finish(convert_float_to_float16(onnx.load_from_string(content), keep_io_types=True))
 
 
-def to_dynamic(content: bytes, *, skip: set[str]) -> bytes:
-    """Int8 weights per channel; activations are quantized as they come, in dense and recurrent layers."""
+def to_bf16(content: bytes) -> bytes:
+    """Weights stored in bfloat16 and cast to fp32 when the file is loaded; arithmetic stays fp32."""
+    with quiet():
+        model = _prepared(content)
+        for held in held_weights(model):
+            drop(model, {held.tensor})
+            stored = numpy_helper.from_array(held.values.astype(ml_dtypes.bfloat16), f"{held.tensor}.bf16")
+            model.graph.initializer.append(stored)
+            cast = helper.make_node("Cast", [stored.name], [held.tensor], to=TensorProto.FLOAT)
+            cast.name = f"{held.tensor}.Cast"
+            model.graph.node.insert(0, cast)
+        return _finish(model)
+
+
+def to_weight_only(content: bytes, plan: WeightPlan) -> bytes:
+    """Weights in few bits, arithmetic in fp32; made fp32 again at load, except for blocks in dense layers."""
+    with quiet():
+        model = _prepared(content)
+        chosen = _chosen(model, plan)
+        if plan.block_size is not None:
+            blocks.say_what_took_none([held for held, _ in chosen], plan)
+            chosen = [(held, bits) for held, bits in chosen if not blocks.put(model, held, bits, plan, integer=False)]
+        for held, bits in chosen:
+            expanded(model, held, plan.integers(held.values, bits, held.kept))
+        return _finish(model)
+
+
+def to_dynamic(content: bytes, plan: WeightPlan) -> bytes:
+    """Integer weights; activations are quantized as they come, in dense and recurrent layers."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with quiet(), tempfile.TemporaryDirectory() as folder:
+        model = _prepared(content)
+        chosen = [(held, bits) for held, bits in _chosen(model, plan) if held.node.op_type in DYNAMIC_OPERATORS]
+        if plan.block_size is not None:
+            blocks.say_what_took_none([held for held, _ in chosen], plan)
+            chosen = [(held, bits) for held, bits in chosen if not blocks.put(model, held, bits, plan, integer=True)]
+        _say_what_stays_at_8_bits(chosen, plan)
+        found = {
+            held.tensor: plan.integers(held.values, bits, held.kept)
+            for held, bits in chosen
+            if held.node.op_type != "LSTM" and not (bits == BYTE and plan.plain)
+        }
+        turned = {held.tensor for held, _ in chosen if held.node.op_type == "Gemm" and held.kept == (0,)}
         target = Path(folder) / "out.onnx"
         quantize_dynamic(
-            _prepared(content),
+            model,
             target,
             op_types_to_quantize=DYNAMIC_OPERATORS,
-            per_channel=True,
+            per_channel=plan.per_channel,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=sorted(skip),
+            nodes_to_exclude=_excluded(model, chosen, plan),
         )
-        return _finish(onnx.load(target))
+        return _finish(_with_integers(onnx.load(target), found, turned))
 
 
-def to_static(content: bytes, samples: np.ndarray, *, method: Method, percentile: float, skip: set[str]) -> bytes:
-    """Int8 weights per channel and uint8 activations, in QDQ form: the pair that fuses on x86."""
+def to_static(content: bytes, plan: WeightPlan, activations: ActivationPlan) -> bytes:
+    """Integer weights and activations in QDQ form: with int8 and uint8 the pair that fuses on x86."""
     from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
     from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
 
     with quiet(), tempfile.TemporaryDirectory() as folder:
-        prepared = _prepared(content)
-        whole = {value.name for value in (*prepared.graph.input, *prepared.graph.output)}
-        found = ranges(lambda: _activations(prepared, samples), method, percentile=percentile, whole=whole)
-        data = {name: (np.array(low, np.float32), np.array(high, np.float32)) for name, (low, high) in found.items()}
+        model = _prepared(content)
+        chosen = _chosen(model, plan)
+        found = {
+            held.tensor: plan.integers(held.values, bits, held.kept)
+            for held, bits in chosen
+            if not (bits == BYTE and plan.plain)
+        }
+        _refuse_zero_points(chosen, plan)
+        _put_on_grid(model, found)
+        bits = activations.bits
         cache = Path(folder) / "ranges.json"
-        save_tensors_data(TensorsData(CalibrationMethod.MinMax, data), cache)
+        save_tensors_data(TensorsData(CalibrationMethod.MinMax, _ranges_of(model, activations)), cache)
         target = Path(folder) / "out.onnx"
         quantize_static(
-            prepared,
+            model,
             target,
             calibration_cache_path=cache,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
+            per_channel=plan.per_channel,
+            activation_type=QuantType.QUInt8 if bits == BYTE else QuantType.QUInt16,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=sorted(skip),
+            nodes_to_exclude=_excluded(model, chosen, plan),
+            extra_options={
+                "ActivationSymmetric": bool(activations.symmetric),
+                "TensorQuantOverrides": {name: _override(integers, plan) for name, integers in found.items()},
+            },
         )
-        return _finish(onnx.load(target))
+        made = onnx.load(target)
+        _say_what_has_no_kernel(made, chosen, plan)
+        return _finish(_packed(made, found))
 
 
 def layers(content: bytes) -> dict[str, tuple[str, str]]:
     """Node name → (layer name, layer type) of the nodes that hold weights, as they are called while quantizing."""
     with quiet():
-        graph = _prepared(content).graph
-    stored = {tensor.name: tensor for tensor in graph.initializer}
+        return _layers(_prepared(content))
+
+
+def _layers(model: ModelProto) -> dict[str, tuple[str, str]]:
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
     found = {}
-    for node in graph.node:
+    for node in model.graph.node:
         held = [stored[name] for name in node.input if name in stored and len(stored[name].dims) > 1]
         if held:
-            kind = f"Conv{len(held[0].dims) - 2}d" if node.op_type == "Conv" else _KINDS.get(node.op_type, node.op_type)
-            found[node.name] = (held[0].name.rpartition(".")[0] or node.name, kind)
+            found[node.name] = layer_of(node, held[0].name, len(held[0].dims))
     return found
+
+
+def _chosen(model: ModelProto, plan: WeightPlan) -> list[tuple[Held, int]]:
+    """Weights that are to be quantized, with their bits. Raises StepFailed where there is none."""
+    every = held_weights(model)
+    chosen = [
+        (held, bits) for held in every if (bits := plan.bits(held.layer, held.kind, held.values, held.kept)) is not None
+    ]
+    if not every and not any(node.op_type == "If" for node in model.graph.node):
+        kinds = sorted({node.op_type for node in model.graph.node})
+        raise StepFailed(f"no operator of this file has weights that can be quantized; it has {listed(kinds)}")
+    return chosen
+
+
+def _excluded(model: ModelProto, chosen: list[tuple[Held, int]], plan: WeightPlan) -> list[str]:
+    """Nodes that are to stay as they are: of those with stored tensors, the ones that the options name."""
+    taken = {held.node.name for held, _ in chosen}
+    empty = np.zeros((0, 0), np.float32)
+    others = {name: layer for name, layer in _layers(model).items() if name not in taken}
+    weights = {held.node.name for held in held_weights(model)}
+    return sorted(name for name, layer in others.items() if name in weights or plan.bits(*layer, empty, ()) is None)
+
+
+def _put_on_grid(model: ModelProto, found: dict[str, Integers]) -> None:
+    """Let the tools see the very weights that the integers stand for, so that calibration does, too."""
+    for tensor in model.graph.initializer:
+        if tensor.name in found:
+            tensor.CopyFrom(numpy_helper.from_array(found[tensor.name].real, tensor.name))
+
+
+def _override(found: Integers, plan: WeightPlan) -> list[dict[str, Any]]:
+    """Scale and zero point as ONNX Runtime's quantizer takes them: for the tensor, or for each channel."""
+    from onnxruntime.quantization import QuantType
+
+    pairs = zip(found.scale.reshape(-1), found.zero.reshape(-1), strict=True)
+    given: list[dict[str, Any]] = [
+        {"quant_type": QuantType.QInt8, "scale": scale, "zero_point": zero} for scale, zero in pairs
+    ]
+    if plan.per_channel:
+        axis = int(np.argmax(np.array(found.scale.shape) == len(given)))
+        given = [one | {"axis": axis} for one in given]
+    return given
+
+
+def _ranges_of(model: ModelProto, activations: ActivationPlan) -> dict[str, Any]:
+    whole = {value.name for value in (*model.graph.input, *model.graph.output)}
+    found = ranges(
+        lambda: _activations(model, activations.samples),
+        activations.method,
+        percentile=activations.percentile,
+        whole=whole,
+        symmetric=bool(activations.symmetric),
+        levels=activations.levels,
+    )
+    return {name: (np.array(low, np.float32), np.array(high, np.float32)) for name, (low, high) in found.items()}
+
+
+def _packed(model: ModelProto, found: dict[str, Integers]) -> ModelProto:
+    """Store the integers of a quantized file in as few bits as they have; changes `model`."""
+    low = {f"{name}_quantized": integers.bits for name, integers in found.items() if integers.bits < BYTE}
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.name in low}
+    drop(model, set(stored))
+    for name, values in stored.items():
+        stored_as(model, values, low[name], name)
+    return model
+
+
+def _with_integers(model: ModelProto, found: dict[str, Integers], turned: set[str]) -> ModelProto:
+    """Put our integers, scales and zero points in the place of those that quantize_dynamic made.
+
+    It makes Gemm into MatMul; the weights `turned`, which Gemm took transposed, are the other way round then.
+    """
+    integer = {name for node in model.graph.node if node.op_type == "MatMulInteger" for name in node.input}
+    parts: dict[str, np.ndarray] = {}
+    for name, integers in found.items():
+        values = integers.values.T if name in turned and f"{name}_quantized" in integer else integers.values
+        parts |= {f"{name}_quantized": values, f"{name}_scale": integers.scale, f"{name}_zero_point": integers.zero}
+    for tensor in model.graph.initializer:
+        if tensor.name in parts:
+            before = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(parts[tensor.name].reshape(before.shape), tensor.name))
+    return _packed(model, found)
+
+
+def _refuse_zero_points(chosen: list[tuple[Held, int]], plan: WeightPlan) -> None:
+    if not plan.symmetric and plan.per_channel and chosen:
+        raise StepFailed(
+            f"{chosen[0][0].layer}: ONNX Runtime's integer kernels take one zero point for a weight; "
+            'set granularity = "tensor" or symmetry = "symmetric"'
+        )
+
+
+def _say_what_has_no_kernel(made: ModelProto, chosen: list[tuple[Held, int]], plan: WeightPlan) -> None:
+    """Name the layers that the quantizer passed over. Raises StepFailed where it passed over all."""
+    stored = {tensor.name for tensor in made.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    left = [held for held, _ in chosen if held.tensor in stored]
+    if not left:
+        return
+    names = listed([f"{held.layer} ({held.node.op_type})" for held in left])
+    if len(left) == len(chosen):
+        raise StepFailed(f"ONNX Runtime has no static integer kernel for {names}; use mode weight_only or dynamic")
+    plan.note(f"left in fp32, for which ONNX Runtime has no static integer kernel: {names}")
+
+
+def _say_what_stays_at_8_bits(chosen: list[tuple[Held, int]], plan: WeightPlan) -> None:
+    names = [held.layer for held, bits in chosen if held.node.op_type == "LSTM" and bits < BYTE]
+    if names:
+        plan.note(f"left at 8 bits, the fewest that ONNX Runtime's dynamic LSTM takes: {listed(names)}")
 
 
 def _prepared(content: bytes) -> ModelProto:
@@ -123,7 +297,7 @@ def _activations(model: ModelProto, samples: np.ndarray) -> Iterator[dict[str, n
     kinds = {value.name: value.type.tensor_type.elem_type for value in watched.graph.value_info}
     for node in watched.graph.node:
         for name in node.output:
-            if name and name not in shown and kinds.get(name, onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT:
+            if name and name not in shown and kinds.get(name, TensorProto.FLOAT) == TensorProto.FLOAT:
                 watched.graph.output.append(onnx.ValueInfoProto(name=name))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
