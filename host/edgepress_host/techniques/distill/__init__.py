@@ -21,7 +21,7 @@ from edgepress_host.techniques.distill.lesson import Parts
 from edgepress_host.techniques.distill.losses import Likeness, softened
 from edgepress_host.techniques.distill.modes import born_again, mutual, taught
 
-__all__ = ["Distill", "softened"]
+__all__ = ["Distill", "Share", "Weight", "softened"]
 ORIGINAL = "original"
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Weight = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
