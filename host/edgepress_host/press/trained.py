@@ -34,7 +34,7 @@ class Trained(Technique, frozen=True):
     weight_decay: WeightDecay = 1e-4
     bfloat16: bool = False
 
-    def schedule(self) -> Schedule:
+    def pace(self) -> Schedule:
         """How long and how fast."""
         return Schedule(
             epochs=self.epochs,
@@ -56,4 +56,4 @@ class Trained(Technique, frozen=True):
     ) -> nn.Module:
         """Train `model` in place by these options (see training.fit). Raises Diverged."""
         samples = bench.split("train")
-        return fit(model, samples, self.schedule(), loss, bench, also=also, after_step=after_step)
+        return fit(model, samples, self.pace(), loss, bench, also=also, after_step=after_step)
