@@ -129,7 +129,7 @@ def test_weights_that_magnitude_pruning_zeroed_stay_zero_while_later_steps_train
 
 
 def test_temperature_leaves_the_size_of_the_gradient_as_it_is():
-    from edgepress_host.techniques.distill import softened
+    from edgepress_host.press.soft import softened
 
     teacher = torch.tensor([[1.0, 0.0, -1.0]]) * 0.1
     sizes = []

@@ -18,10 +18,9 @@ from edgepress_host.techniques.distill.anew import started_anew
 from edgepress_host.techniques.distill.exits import deeply_supervised
 from edgepress_host.techniques.distill.features import look
 from edgepress_host.techniques.distill.lesson import Parts
-from edgepress_host.techniques.distill.losses import Likeness, softened
+from edgepress_host.techniques.distill.losses import Likeness
 from edgepress_host.techniques.distill.modes import born_again, mutual, taught
 
-__all__ = ["Distill", "Share", "Weight", "softened"]
 ORIGINAL = "original"
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Weight = Annotated[float, msgspec.Meta(ge=0, le=1e6)]

@@ -8,20 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgepress_host.press.soft import softened
 from edgepress_host.techniques.distill.features import same_places
 
 Likeness = Literal["soft", "mse", "cosine"]
 """How two answers are compared: as softened class scores, as values, or by their direction alone."""
-
-
-def softened(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T² times the Kullback-Leibler divergence of softened class scores, both (N, classes)."""
-    return temperature**2 * functional.kl_div(
-        torch.log_softmax(student / temperature, dim=-1),
-        torch.log_softmax(teacher / temperature, dim=-1),
-        reduction="batchmean",
-        log_target=True,
-    )
 
 
 def unlike(student: Tensor, teacher: Tensor, likeness: Likeness, temperature: float) -> Tensor:
