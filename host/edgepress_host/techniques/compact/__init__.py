@@ -21,6 +21,7 @@ from edgepress_host.techniques.distill.features import look
 
 Multiplier = Annotated[int, msgspec.Meta(ge=1, le=8)]
 _CALIBRATION_SAMPLES = 64
+_PLAIN = (nn.Conv1d, nn.Conv2d)
 
 
 class CompactLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -75,7 +76,7 @@ class Compact(Trained, frozen=True):
         held = {
             name: layer
             for name, layer in model.named_modules()
-            if isinstance(layer, nn.Conv1d | nn.Conv2d) and math.prod(layer.kernel_size) > 1
+            if isinstance(layer, nn.Conv1d | nn.Conv2d) and type(layer) in _PLAIN and math.prod(layer.kernel_size) > 1
         }
         check_patterns(self.layers, self.types, {name: type(layer).__name__ for name, layer in held.items()})
         replaced, left = {}, []

@@ -70,15 +70,34 @@ def _unit(maps: Tensor) -> Tensor:
 
 
 def _distances(features: Tensor) -> Tensor:
-    rows = features.flatten(1)
-    squares = (rows[:, None] - rows[None]).square().sum(2)
-    apart = ~torch.eye(len(rows), dtype=torch.bool)
-    # The root has no slope at nought, where a sample meets itself or its twin.
-    found = squares[apart].clamp(min=1e-12).sqrt()
-    return found / found.mean().clamp(min=1e-12)
+    squares, _ = _squares(_products(features))
+    found = squares[~torch.eye(len(squares), dtype=torch.bool)].sqrt()
+    return found / found.mean()
 
 
 def _angles(features: Tensor) -> Tensor:
+    """Return the cosine of the angle at j between i and k, shape (j, i, k), from products of pairs alone."""
+    products = _products(features)
+    squares, apart = _squares(products)
+    inverse = apart * squares.rsqrt()
+    at = products.diagonal()[:, None, None]
+    inner = products[None] - products[:, :, None] - products[:, None, :] + at
+    return inner * inverse[:, :, None] * inverse[:, None, :]
+
+
+def _products(features: Tensor) -> Tensor:
+    """Inner products of all pairs, (N, N), from the batch's middle, where the least is lost to rounding."""
     rows = features.flatten(1)
-    directions = functional.normalize(rows[None] - rows[:, None], dim=2)
-    return torch.bmm(directions, directions.transpose(1, 2))
+    rows = rows - rows.mean(0)
+    return rows @ rows.T
+
+
+def _squares(products: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distances of all pairs, and who is apart by more than rounding: a sample is not, from itself or a twin.
+
+    Nought is replaced by a little, since a root has no slope there.
+    """
+    sizes = products.diagonal()
+    both = sizes[:, None] + sizes[None]
+    squares = both - 2 * products
+    return squares.clamp(min=1e-12), squares > 1e-6 * both
