@@ -6,10 +6,12 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from compress_recipes import HEAD, one
 from edgepress_host.press import structure
 from edgepress_host.press.data import Data
 from edgepress_host.press.strict import convert
 from edgepress_host.press.training import Diverged
+from edgepress_host.recipe import parse
 from edgepress_host.technique import StepFailed
 from edgepress_host.techniques.distill import Distill, exits, lesson, losses
 from edgepress_protocol.errors import UsageError
@@ -243,6 +245,7 @@ def test_a_name_that_fits_nothing_is_refused_with_a_way_out(options, error, line
         ({"hint_epochs": 2}, "hint_epochs: expected a weight for hint"),
         ({"peer": "a:b"}, "peer: is for mode 'online', and mode is 'offline'"),
         ({"generations": 2, "mode": "online"}, "generations: is for mode 'self'"),
+        ({"alpha": 1, "mode": "online"}, "alpha: with 1 nobody hears of the labels"),
         ({"mode": "self"}, "generations: mode 'self' expects either generations"),
         ({"mode": "self", "generations": 1, "deep": 1.0}, "generations: mode 'self' expects either generations"),
         ({"mode": "self", "generations": 1, "exits": ["a"]}, "exits: expected a weight for deep"),
@@ -394,6 +397,13 @@ def test_what_earlier_steps_made_is_lost_to_training_to_a_student_and_to_a_new_s
     assert step_of().breaks() == {"shared", "grid"}
     assert step_of(mode="self", generations=1).breaks() == {"shared", "grid", "zeros"}
     assert step_of(student="a:b").breaks() == {"shared", "grid", "zeros", "factors"}
+
+
+def test_a_recipe_that_has_a_student_start_over_after_pruning_is_refused():
+    prune, student = '{ technique = "prune", kind = "magnitude", ratio = 0.5 }', 'student = "compress_zoo:student"'
+    parse(HEAD + one(prune, '{ technique = "distill" }'))
+    with pytest.raises(UsageError, match=r"steps\[1\]: distill would undo the zeros that prune \(steps\[0\]\) makes"):
+        parse(HEAD + one(prune, f'{{ technique = "distill", {student} }}'))
 
 
 def test_the_weights_of_everyone_who_takes_part_belong_to_the_key():

@@ -5,8 +5,9 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from edgepress_host import evaluate, exporters
+from edgepress_host import evaluate, exporters, technique
 from edgepress_host.press import structure
+from edgepress_host.press.data import Samples
 from edgepress_host.press.measure import count_module
 from edgepress_host.press.strict import convert
 from edgepress_host.technique import StepFailed
@@ -82,6 +83,22 @@ def test_the_file_holds_one_value_per_block_and_answers_as_the_dense_equivalent(
         hidden = functional.linear(torch.from_numpy(x), dense(thin[0]), thin[0].bias).relu()
         want = functional.linear(hidden, dense(thin[2]), thin[2].bias).numpy()
     assert np.abs(got - want).max() < 1e-4
+
+
+@pytest.mark.parametrize("format_", ["onnx", "tflite"])
+def test_it_can_be_quantized_to_int8_afterwards(format_, files, bench):
+    x = np.random.default_rng(1).standard_normal((32, 5, 60)).astype(np.float32)
+    around = msgspec.structs.replace(bench, split=lambda _: Samples(x, np.zeros(len(x), np.int64)))
+    _, made = files
+    step = convert({"mode": "static", "samples": 32}, technique.found()["quantize"])
+    content = step.apply_graph(format_, made[format_][1], around)
+    largest = max(exporters.get(format_).weights(content), key=lambda weight: weight.elements)
+    assert (largest.dtype, largest.elements) == ("int8", 17 * 8 * 8)
+    float_, int8 = (
+        np.concatenate([outputs[0] for outputs in evaluate.predict(format_, file, x[:8])])
+        for file in (made[format_][1], content)
+    )
+    assert np.abs(float_ - int8).mean() < 0.05 * np.abs(float_).max()
 
 
 def test_parameters_shrink_by_the_block_and_by_layer_and_type(bench):

@@ -89,6 +89,10 @@ class Distill(Trained, frozen=True):
         inside = [name for name in ("hint", *_INSIDE) if getattr(self, name) > 0]
         if self.alpha == 0 and not inside and not self.deep:
             raise UsageError("alpha: 0 leaves nothing to learn from the teacher; give alpha, hint or another part")
+        if self.alpha == 1 and self.mode == "online":
+            raise UsageError(
+                "alpha: with 1 nobody hears of the labels, and peers would learn from each other's guesses"
+            )
         if self.features and not inside:
             raise UsageError(f"features: no part looks at features; give one of hint, {', '.join(_INSIDE)} a weight")
         if self.hint_epochs and not self.hint:
