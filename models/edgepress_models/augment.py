@@ -29,6 +29,14 @@ def shift_and_flip(images: torch.Tensor, generator: torch.Generator, max_shift: 
     return _picked(images, rows, torch.where(mirrored, columns.flip(1), columns), max_shift)
 
 
+def shift_in_time(features: torch.Tensor, generator: torch.Generator, max_shift: int = 5) -> torch.Tensor:
+    """Shift features (N, 1, frames, …) in time by up to `max_shift` frames each way; the outermost frame fills in."""
+    count, frames = features.shape[0], features.shape[2]
+    offset = torch.randint(-max_shift, max_shift + 1, (count, 1), generator=generator)
+    taken = (torch.arange(frames) + offset).clamp(0, frames - 1)
+    return features[torch.arange(count)[:, None], :, taken].transpose(1, 2)
+
+
 def affine(
     images: torch.Tensor,
     generator: torch.Generator,

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgepress_models import debian, finding, idx, sources, splits
-from edgepress_models.sources import Member
+from edgepress_models import finding, idx, packages, sources, splits
+from edgepress_models.sources import Gzip
 
 SPLITS = splits.SPLITS
 CALIBRATE_EACH = 100
@@ -25,31 +25,31 @@ MEAN = 0.2860
 STD = 0.3530
 
 IMAGES = {
-    "train": Member(
+    "train": Gzip(
         "train-images-idx3-ubyte.gz",
         47_040_016,
         "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     ),
-    "test": Member(
+    "test": Gzip(
         "t10k-images-idx3-ubyte.gz",
         7_840_016,
         "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     ),
 }
 LABELS = {
-    "train": Member(
+    "train": Gzip(
         "train-labels-idx1-ubyte.gz",
         60_008,
         "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
     ),
-    "test": Member(
+    "test": Gzip(
         "t10k-labels-idx1-ubyte.gz",
         10_008,
         "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     ),
 }
 MEMBERS = (*IMAGES.values(), *LABELS.values())
-DEBIAN = debian.Package("dataset-fashion-mnist", Path("usr/share/datasets/fashion-mnist"))
+DEBIAN = packages.Debian("dataset-fashion-mnist", Path("usr/share/datasets/fashion-mnist"))
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]

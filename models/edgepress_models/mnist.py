@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import logging
 import os
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgepress_models import finding, idx, sources, splits
-from edgepress_models.sources import Member
+from edgepress_models import finding, idx, npz, sources, splits
+from edgepress_models.sources import Gzip
 
 CALIBRATE_EACH = 100
 VALIDATE_EACH = 500
@@ -31,24 +30,24 @@ MEAN = 0.1307
 STD = 0.3081
 
 IMAGES = {
-    "train": Member(
+    "train": Gzip(
         "train-images-idx3-ubyte.gz",
         47_040_016,
         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     ),
-    "test": Member(
+    "test": Gzip(
         "t10k-images-idx3-ubyte.gz",
         7_840_016,
         "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     ),
 }
 LABELS = {
-    "train": Member(
+    "train": Gzip(
         "train-labels-idx1-ubyte.gz",
         60_008,
         "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
     ),
-    "test": Member(
+    "test": Gzip(
         "t10k-labels-idx1-ubyte.gz",
         10_008,
         "ff7bcfd416de33731a308c3f266cd351222c34898ecbeaf847f06e48f7ec33f2",
@@ -64,7 +63,6 @@ ROWS_SHA256 = {
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 _Rows = npt.NDArray[np.uint8]
-_log = logging.getLogger(__name__)
 
 
 def places(environment: Mapping[str, str]) -> sources.Places:
@@ -107,7 +105,7 @@ def official(part: str, environment: Mapping[str, str]) -> _Rows:
     Raises:
         sources.DataMissing: the data set is in none of the places; the message says what to do.
     """
-    rows = _from_npz(part, _npz(environment))
+    rows = _from_npz(part, environment)
     if rows is None:
         found = places(environment)
         images = idx.parse(sources.read(IMAGES[part], found), dimensions=3)
@@ -120,21 +118,17 @@ def _npz(environment: Mapping[str, str]) -> Path:
     return sources.cache_root(environment) / "mnist.npz"
 
 
-def _from_npz(part: str, path: Path) -> _Rows | None:
+def _from_npz(part: str, environment: Mapping[str, str]) -> _Rows | None:
     """Return the rows of a checked file; None where it is not there, or is not MNIST, which is logged."""
-    try:
-        with path.open("rb") as stream, np.load(stream) as arrays:
-            rows = _rows(arrays[f"{part}_images"], arrays[f"{part}_labels"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        _log.warning("%s is passed over: %s", path, error)
-        return None
-    found = hashlib.sha256(np.sort(splits.whole(rows)).tobytes()).hexdigest()
-    if found != ROWS_SHA256[part]:
-        _log.warning("%s is passed over: expected rows with SHA-256 %s, got %s", path, ROWS_SHA256[part], found)
-        return None
-    return rows
+
+    def checked(arrays: Mapping[str, npt.NDArray[Any]]) -> _Rows:
+        rows = _rows(arrays[f"{part}_images"], arrays[f"{part}_labels"])
+        found = hashlib.sha256(np.sort(splits.whole(rows)).tobytes()).hexdigest()
+        if found != ROWS_SHA256[part]:
+            raise sources.Unusable(f"expected rows with SHA-256 {ROWS_SHA256[part]}, got {found}")
+        return rows
+
+    return npz.first(_npz(environment), checked)
 
 
 def _rows(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> _Rows:
@@ -142,9 +136,8 @@ def _rows(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> _Rows
 
 
 def _where() -> Iterator[str]:
-    path = _npz(os.environ)
-    if all(_from_npz(part, path) is not None for part in ROWS_SHA256):
-        return iter([str(path)])
+    if all(_from_npz(part, os.environ) is not None for part in ROWS_SHA256):
+        return iter([str(_npz(os.environ))])
     return (sources.where(member, places(os.environ)) for member in MEMBERS)
 
 

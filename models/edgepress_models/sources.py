@@ -1,7 +1,7 @@
-"""Where the files of a data set come from: a cache folder, a Debian package, or the data set's home.
+"""Where the files of a data set come from: a cache folder, a package, or the data set's home.
 
-Every source is checked against the same SHA-256 before a byte of it is used. The digests are of the unpacked files,
-because mirrors pack the same files with different gzip headers.
+Every source is checked against the same SHA-256 before a byte of it is used. The digests are of what the files hold,
+because mirrors pack the same content in different ways.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
-from edgepress_models import debian
+from edgepress_models import packages
 from edgepress_models.files import write_atomically
+from edgepress_models.packages import Package
 
 _DOWNLOAD_TIMEOUT_S = 20.0
+Content_co = TypeVar("Content_co", covariant=True)
 _log = logging.getLogger(__name__)
 
 
@@ -32,18 +35,65 @@ class Unusable(ValueError):  # noqa: N818 - it names what a source gave
     """A source gave something other than the file that was asked for."""
 
 
+class Member(Protocol[Content_co]):
+    """One file of a data set, as its sources keep it, and how it is checked."""
+
+    @property
+    def name(self) -> str:
+        """The name of the file in every source."""
+
+    @property
+    def longest_bytes(self) -> int:
+        """More than this no honest source gives."""
+
+    def unpack(self, packed: bytes) -> Content_co:
+        """Return what the file holds, checked. Raises Unusable."""
+
+
 @dataclass(frozen=True)
-class Member:
-    """One packed file of the data set: its name, and the length and SHA-256 of what it unpacks to."""
+class Gzip:
+    """A gzip file: its name, and the length and SHA-256 of what it unpacks to."""
 
     name: str
     unpacked_bytes: int
     sha256: str
 
+    @property
+    def longest_bytes(self) -> int:
+        """Deflate grows no file by more than a few bytes per block, so that this holds the longest honest answer."""
+        return self.unpacked_bytes + 4096
+
+    def unpack(self, packed: bytes) -> bytes:
+        """Return the unpacked file, checked; it never unpacks more than the file's known length.
+
+        Raises:
+            Unusable: the bytes are no gzip, or unpack to another length or digest.
+        """
+        content = gunzip(packed, self.unpacked_bytes + 1)
+        found = hashlib.sha256(content).hexdigest()
+        if found != self.sha256:
+            raise Unusable(
+                f"expected {self.unpacked_bytes} bytes with SHA-256 {self.sha256}, got {len(content)} with {found}"
+            )
+        return content
+
+
+def gunzip(packed: bytes, longest_bytes: int) -> bytes:
+    """Return at most `longest_bytes` of what gzip packed.
+
+    Raises:
+        Unusable: the bytes are no gzip.
+    """
+    decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        return decoder.decompress(packed, longest_bytes)
+    except zlib.error as error:
+        raise Unusable(f"expected a gzip file, got bytes that do not unpack ({error})") from error
+
 
 @dataclass(frozen=True)
 class Places:
-    """The places of one data set, in the order of looking: cache folder, Debian's folder, its home and its mirrors.
+    """The places of one data set, in the order of looking: cache folder, installed package, its home and mirrors.
 
     `title` names the data set in messages; `advice` ends the message that none of the places has it.
     """
@@ -52,12 +102,13 @@ class Places:
     cache: Path
     home_urls: tuple[str, ...]
     advice: str
-    package: debian.Package | None = None
+    package: Package | None = None
 
     @property
     def folders(self) -> tuple[Path, ...]:
         """Where the files may lie on this machine."""
-        return (self.cache, self.package.installed) if self.package else (self.cache,)
+        installed = self.package.installed if self.package else None
+        return (self.cache, installed) if installed else (self.cache,)
 
 
 def cache_root(environment: Mapping[str, str]) -> Path:
@@ -66,27 +117,8 @@ def cache_root(environment: Mapping[str, str]) -> Path:
     return Path(configured) if configured else Path("~/.cache/edgepress").expanduser()
 
 
-def unpack(packed: bytes, member: Member) -> bytes:
-    """Return the unpacked file, checked; it never unpacks more than the file's known length.
-
-    Raises:
-        Unusable: the bytes are no gzip, or unpack to another length or digest.
-    """
-    decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-    try:
-        content = decoder.decompress(packed, member.unpacked_bytes + 1)
-    except zlib.error as error:
-        raise Unusable(f"expected a gzip file, got bytes that do not unpack ({error})") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != member.sha256:
-        raise Unusable(
-            f"expected {member.unpacked_bytes} bytes with SHA-256 {member.sha256}, got {len(content)} with {found}"
-        )
-    return content
-
-
-def read(member: Member, places: Places) -> bytes:
-    """Return the unpacked file from the first place that has it, checked; a download is kept in the cache folder.
+def read(member: Member[Content_co], places: Places) -> Content_co:
+    """Return what the file holds, from the first place that has it, checked; a download is kept in the cache folder.
 
     Raises:
         DataMissing: no place has the file.
@@ -94,7 +126,7 @@ def read(member: Member, places: Places) -> bytes:
     return _first(member, places)[1]
 
 
-def where(member: Member, places: Places) -> str:
+def where(member: Member[object], places: Places) -> str:
     """Return the path or address of the first place that has the file, after checking it.
 
     Raises:
@@ -103,22 +135,24 @@ def where(member: Member, places: Places) -> str:
     return _first(member, places)[0]
 
 
-def fetch(members: Sequence[Member], places: Places, tools: Callable[[str], str | None] = shutil.which) -> Path:
-    """Fill the cache folder without root, by apt where it works or else from the data set's home; return the folder.
+def fetch(members: Sequence[Member[object]], places: Places, tools: Callable[[str], str | None] = shutil.which) -> Path:
+    """Fill the cache folder without root, from the package or else from the data set's home; return the folder.
 
     Raises:
-        DataMissing: neither apt nor the home of the data set gave the files.
+        DataMissing: neither the package nor the home of the data set gave the files.
     """
     lacking = [member for member in members if not _has(places.cache / member.name, member)]
     reasons = []
     if lacking and places.package is not None:
         try:
-            _fetch_by_apt(lacking, places.cache, places.package, tools)
-        except (Unusable, debian.Failed, OSError) as error:
-            _log.warning("apt did not give %s (%s); downloading", places.title, error)
-            reasons.append(f"apt: {error}")
+            _fetch_package(lacking, places.cache, places.package, tools)
+        except (Unusable, packages.Failed, OSError) as error:
+            _log.warning("%s did not come from a package: %s", places.title, error)
+            reasons.append(f"package: {error}")
         else:
             lacking = []
+    if not places.home_urls and lacking:
+        raise DataMissing(f"{places.title} cannot be fetched: {'; '.join(reasons)}")
     try:
         for member in lacking:
             _download(member, places)
@@ -143,35 +177,36 @@ def get(url: str, longest_bytes: int) -> bytes:
     return content
 
 
-def _first(member: Member, places: Places) -> tuple[str, bytes]:
-    """Return where the file was found, and its content."""
+def _first(member: Member[Content_co], places: Places) -> tuple[str, Content_co]:
+    """Return where the file was found, and what it holds."""
     reasons = []
     for folder in places.folders:
         path = folder / member.name
         try:
-            return str(path), unpack(path.read_bytes(), member)
+            return str(path), member.unpack(path.read_bytes())
         except FileNotFoundError:
             reasons.append(f"not in {folder}")
         except (Unusable, OSError) as error:
             _log.warning("%s is passed over: %s", path, error)
             reasons.append(f"{path} is unusable")
-    try:
-        return _download(member, places)
-    except (Unusable, OSError) as error:
-        reasons.append(f"download failed: {error}")
+    if places.home_urls:
+        try:
+            return _download(member, places)
+        except (Unusable, OSError) as error:
+            reasons.append(f"download failed: {error}")
     raise DataMissing(f"{places.title}: {member.name} {', '.join(reasons)}; {places.advice}")
 
 
-def _has(path: Path, member: Member) -> bool:
+def _has(path: Path, member: Member[object]) -> bool:
     try:
-        unpack(path.read_bytes(), member)
+        member.unpack(path.read_bytes())
     except (Unusable, OSError):
         return False
     return True
 
 
-def _download(member: Member, places: Places) -> tuple[str, bytes]:
-    """Return an address that gave the file, and the unpacked file, after keeping the packed one in the cache.
+def _download(member: Member[Content_co], places: Places) -> tuple[str, Content_co]:
+    """Return an address that gave the file, and what it holds, after keeping the file in the cache.
 
     Raises:
         Unusable: the last address gave something else.
@@ -186,23 +221,23 @@ def _download(member: Member, places: Places) -> tuple[str, bytes]:
     return last, _keep(last, member, places)
 
 
-def _keep(url: str, member: Member, places: Places) -> bytes:
-    # Deflate grows no file by more than a few bytes per block, so that this holds the longest honest answer.
-    packed = get(url, member.unpacked_bytes + 4096)
-    content = unpack(packed, member)
+def _keep(url: str, member: Member[Content_co], places: Places) -> Content_co:
+    packed = get(url, member.longest_bytes)
+    content = member.unpack(packed)
     write_atomically(places.cache / member.name, packed)
     return content
 
 
-def _fetch_by_apt(
-    members: Sequence[Member], cache: Path, package: debian.Package, tools: Callable[[str], str | None]
+def _fetch_package(
+    members: Sequence[Member[object]], cache: Path, package: Package, tools: Callable[[str], str | None]
 ) -> None:
-    """Copy the files, checked, out of the Debian package into the cache.
+    """Copy the files, checked, out of the package into the cache.
 
     Raises:
         Unusable: a file is not what it should be.
-        debian.Failed: a tool is missing or fails, or the package lacks a file.
+        packages.Failed: a tool is missing or fails, or the package lacks a file.
     """
-    for name, packed in debian.files(package, [member.name for member in members], tools).items():
-        unpack(packed, next(member for member in members if member.name == name))
-        write_atomically(cache / name, packed)
+    contents = package.files([member.name for member in members], tools)
+    for member in members:
+        member.unpack(contents[member.name])
+        write_atomically(cache / member.name, contents[member.name])

@@ -11,10 +11,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgepress_models import augment, lenet5, lenet5_caffe, lenet300, resnet8, vgg16
+from edgepress_models import (
+    augment,
+    denoiser,
+    dscnn,
+    gru,
+    lenet5,
+    lenet5_caffe,
+    lenet300,
+    lstm,
+    resnet8,
+    transformer,
+    vgg16,
+)
 
 FASHION_MNIST = "edgepress_models.fashion_mnist:load"
 MNIST = "edgepress_models.mnist:load"
+SPOKEN_DIGITS = "edgepress_models.fsdd:load"
+NOISY_FASHION_MNIST = "edgepress_models.noisy_fashion_mnist:load"
+ACTIVITY = "edgepress_models.activity:load"
+UNSEEN_SPEAKER = "edgepress_models.fsdd:load_unseen"
 
 
 @dataclass(frozen=True)
@@ -69,5 +85,13 @@ ZOO = {
     "vgg16": Settings(vgg16.build, FASHION_MNIST, 20, 0.05, 5e-4, augment=augment.shift_and_flip),
     # Without augmentation, as the nets were that Deep Compression starts from.
     "lenet300": Settings(lenet300.build, MNIST, 60, 0.1, 5e-4, batch=128),
-    "lenet5_caffe": Settings(lenet5_caffe.build, MNIST, 20, 0.05, 5e-4, batch=128),
+    "dscnn": Settings(dscnn.build, SPOKEN_DIGITS, 40, 0.1, 5e-4, batch=64, augment=augment.shift_in_time),
+    "dscnn_unseen": Settings(dscnn.build, UNSEEN_SPEAKER, 40, 0.1, 5e-4, batch=64, augment=augment.shift_in_time),
+    "lenet5_caffe": Settings(lenet5_caffe.build, MNIST, 10, 0.05, 5e-4, batch=128),
+    "transformer": Settings(transformer.build, ACTIVITY, 40, 2e-3, 1e-2, batch=64, optimizer=adamw),
+    "gru": Settings(gru.build, ACTIVITY, 40, 5e-3, 1e-2, batch=64, optimizer=adamw),
+    "lstm": Settings(lstm.build, ACTIVITY, 40, 5e-3, 1e-2, batch=64, optimizer=adamw),
+    "denoiser": Settings(
+        denoiser.build, NOISY_FASHION_MNIST, 20, 3e-3, 0, optimizer=adamw, loss=functional.mse_loss, metric=NEG_MSE
+    ),
 }

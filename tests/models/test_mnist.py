@@ -58,7 +58,7 @@ def small(monkeypatch: pytest.MonkeyPatch, home: tuple[Path, str]) -> Iterator[N
         mixed = np.random.default_rng(7).permutation(count)
         for members, array in ((mnist.IMAGES, images[mixed]), (mnist.LABELS, labels[mixed])):
             content = idx_file(array)
-            member = sources.Member(members[part].name, len(content), hashlib.sha256(content).hexdigest())
+            member = sources.Gzip(members[part].name, len(content), hashlib.sha256(content).hexdigest())
             monkeypatch.setitem(members, part, member)
             (served / member.name).write_bytes(gzip.compress(content))
     for cached in (mnist.load, mnist._official):

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from edgepress_models import fashion_mnist, sources
-from edgepress_models.sources import DataMissing, Member, Places, Unusable
+from edgepress_models.sources import DataMissing, Gzip, Places, Unusable
 from hypothesis import given
 from hypothesis import strategies as st
 
 CONTENT = random.Random(0).randbytes(1_500)
-MEMBER = Member("member.gz", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
+MEMBER = Gzip("member.gz", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
 PACKED = gzip.compress(CONTENT)
 UNREACHABLE = "http://127.0.0.1:1/"
 ADVICE = fashion_mnist.places({}).advice
@@ -137,18 +137,18 @@ def test_the_configured_folder_replaces_the_usual_one() -> None:
 @given(st.binary(max_size=200))
 def test_bytes_that_are_not_the_file_are_refused(packed: bytes) -> None:
     with pytest.raises(Unusable):
-        sources.unpack(packed, MEMBER)
+        MEMBER.unpack(packed)
 
 
 def test_a_gzip_bomb_is_not_unpacked_beyond_the_known_length() -> None:
     bomb = gzip.compress(bytes(50_000_000))
     with pytest.raises(Unusable, match=f"got {len(CONTENT) + 1} with"):
-        sources.unpack(bomb, MEMBER)
+        MEMBER.unpack(bomb)
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     places = places_in(tmp_path / "file" / "cache", Path("/"), UNREACHABLE)
-    with pytest.raises(DataMissing, match=r"cannot be fetched: apt: .*; download: ") as caught:
+    with pytest.raises(DataMissing, match=r"cannot be fetched: package: .*; download: ") as caught:
         sources.fetch(fashion_mnist.MEMBERS, places)
     assert "\n" not in str(caught.value)
