@@ -1,49 +1,95 @@
-"""Wire forms of a file: as it is, zstd, or byte-shuffled by four and then zstd (dense fp32 weights).
+"""Wire forms of a file: as it is, zstd, byte-shuffled by four and then zstd, or the edgepress container.
 
-Everything streams in blocks of 1 MiB, so that a board expands a large model in little memory; nothing
-expands beyond the size that the signed manifest declares.
+Everything streams in pieces of a few MiB, so that a board expands a large model in little memory; nothing expands
+beyond the size that the signed manifest declares.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import IO, cast
+from typing import IO, cast, get_args
 
 import zstandard
 
+from edgepress_protocol import container
 from edgepress_protocol.errors import Rejected
 from edgepress_protocol.manifest import Codec
+from edgepress_protocol.version import SPOKEN
 
 BLOCK_BYTES = 1 << 20
-WORTHWHILE = 0.95
-"""A codec must bring a file below this share of its size, else it travels as it is."""
 
 THOROUGH_BYTES = 8 << 20
-"""Files up to this size are compressed as far as zstd goes, at 3 MB/s; larger ones nearly as far, at 60 and more."""
+"""Files up to this size are compressed as far as zstd goes, at 3 MB/s; larger ones only where that may pay."""
 
+MADE_BY = (__name__, *(f"{container.__name__}.{part}" for part in container.PARTS))
+"""Modules that decide how large a wire form is, for whoever keeps sizes."""
+
+_CODECS: tuple[Codec, ...] = get_args(Codec)
 _THOROUGH, _QUICK = 19, 9
 _MAX_WINDOW_BYTES = 1 << 27
+_SAMPLES, _SAMPLE_BYTES = 8, 1 << 17
+_MARGIN = 0.97
+"""zstd -19 is left out for a large file only where samples say that it would stay this clearly behind."""
 
 
-def best(data: bytes) -> tuple[Codec, bytes]:
-    """Return the smallest wire form of `data`, with its codec; plain where none gains 5 %."""
-    codecs: tuple[Codec, ...] = ("zstd", "shuffle4-zstd")
-    codec, form = min(((codec, encode(codec, data, _QUICK)) for codec in codecs), key=lambda pair: len(pair[1]))
+def best(data: bytes, protocol: int = SPOKEN[1]) -> tuple[Codec, bytes]:
+    """Return the smallest wire form of `data` for readers of a protocol version, with its codec.
+
+    It is never larger than the file, nor than zstd -19 makes it (for files above 8 MiB: as far as samples tell).
+    """
+    quick: list[tuple[Codec, bytes]] = [
+        (codec, encode(codec, data, _QUICK)) for codec in read_by(protocol) if codec != "container"
+    ]
+    found = [min(quick, key=_size)]
+    if "container" in read_by(protocol):
+        found.append(("container", encode("container", data, _level(data))))
     if len(data) <= THOROUGH_BYTES:
-        form = min(form, encode(codec, data), key=len)
-    if len(form) <= WORTHWHILE * len(data):
-        return codec, form
-    return "none", data
+        found.append((found[0][0], encode(found[0][0], data)))
+        found.append(("zstd", encode("zstd", data)))
+    elif _thorough_may_win(data, _size(min(found, key=_size))):
+        found.append(("zstd", encode("zstd", data)))
+    return min(found, key=_size)
+
+
+def read_by(protocol: int) -> tuple[Codec, ...]:
+    """Return the codecs that every agent reads which speaks this protocol version.
+
+    >>> read_by(1)
+    ('none', 'zstd', 'shuffle4-zstd')
+    """
+    return _CODECS if protocol >= 2 else _CODECS[:-1]
 
 
 def encode(codec: Codec, data: bytes, level: int = _THOROUGH) -> bytes:
     """Return the wire form of `data` under `codec`; `level` is zstd's."""
-    if codec == "none":
-        return data
-    compressor = zstandard.ZstdCompressor(level=level)
-    if codec == "zstd":
-        return compressor.compress(data)
-    return compressor.compress(b"".join(_shuffle(block) for block in _blocks(data)))
+    match codec:
+        case "none":
+            return data
+        case "container":
+            return container.encode(data, level)
+        case "zstd":
+            return zstandard.ZstdCompressor(level=level).compress(data)
+        case "shuffle4-zstd":
+            shuffled = b"".join(_shuffle(block) for block in _blocks(data))
+            return zstandard.ZstdCompressor(level=level).compress(shuffled)
+
+
+def _size(found: tuple[Codec, bytes]) -> int:
+    return len(found[1])
+
+
+def _level(data: bytes) -> int:
+    return _THOROUGH if len(data) <= THOROUGH_BYTES else _QUICK
+
+
+def _thorough_may_win(data: bytes, reached_bytes: int) -> bool:
+    """Tell from samples, and from a search for repeats over long distances, whether zstd -19 could still be smaller."""
+    step = max(1, (len(data) - _SAMPLE_BYTES) // (_SAMPLES - 1))
+    samples = [data[at : at + _SAMPLE_BYTES] for at in range(0, len(data) - _SAMPLE_BYTES + 1, step)]
+    thorough, quick = (sum(len(encode("zstd", one, level)) for one in samples) for level in (_THOROUGH, _QUICK))
+    far = zstandard.ZstdCompressionParameters.from_level(_QUICK, enable_ldm=True, window_log=27)
+    bound = len(zstandard.ZstdCompressor(compression_params=far).compress(data)) * min(1.0, thorough / quick)
+    return reached_bytes > _MARGIN * bound
 
 
 def decode(codec: Codec, wire: Iterable[bytes], size_bytes: int) -> Iterator[bytes]:
@@ -52,6 +98,9 @@ def decode(codec: Codec, wire: Iterable[bytes], size_bytes: int) -> Iterator[byt
     Raises:
         Rejected: it is damaged, or expands to more or less than was declared.
     """
+    if codec == "container":
+        yield from container.decode(wire, size_bytes)
+        return
     expanded = wire if codec == "none" else _inflate(wire, size_bytes)
     produced = 0
     for piece in _unshuffled(expanded) if codec == "shuffle4-zstd" else expanded:

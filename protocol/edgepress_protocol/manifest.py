@@ -20,7 +20,7 @@ MAX_CHUNKS = 1 << 20
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 ChunkDigest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 BlobSize = Annotated[int, msgspec.Meta(ge=1, le=MAX_BLOB_BYTES)]
-Codec = Literal["none", "zstd", "shuffle4-zstd"]
+Codec = Literal["none", "zstd", "shuffle4-zstd", "container"]
 Dimension = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)] | None
 MAX_TEXT = 4096
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]

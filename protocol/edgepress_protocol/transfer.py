@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from edgepress_protocol.codec import best
 from edgepress_protocol.errors import Rejected
 from edgepress_protocol.manifest import CHUNK_BYTES, Blob, Wire, digest
+from edgepress_protocol.version import SPOKEN
 
 FRAME_VERSION = 1
 _HEADER = struct.Struct(">BBxx4sII")
 HEADER_BYTES = _HEADER.size
 
 
-def describe(data: bytes, chunk_bytes: int = CHUNK_BYTES) -> tuple[Blob, bytes]:
-    """Return the blob that a file is, and its wire form."""
-    codec, form = best(data)
+def describe(data: bytes, chunk_bytes: int = CHUNK_BYTES, protocol: int = SPOKEN[1]) -> tuple[Blob, bytes]:
+    """Return the blob that a file is, and its wire form for agents that speak at least a protocol version."""
+    codec, form = best(data, protocol)
     chunks = tuple(hashlib.sha256(chunk).digest() for chunk in split(form, chunk_bytes))
     wire = Wire(codec, digest(form), len(form), chunk_bytes, chunks)
     return Blob(digest(data), len(data), wire), form

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from edgepress_protocol.errors import Rejected
 
-SPOKEN: tuple[int, int] = (1, 1)
-"""Lowest and highest protocol version that this edition of edgepress speaks, both included."""
+SPOKEN: tuple[int, int] = (1, 2)
+"""Lowest and highest protocol version that this edition of edgepress speaks, both included.
+
+1: the first. 2: files may travel as an edgepress container (`codec.read_by` says who reads what).
+"""
 
 
 def negotiate(ours: tuple[int, int], theirs: tuple[int, int]) -> int:

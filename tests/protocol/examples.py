@@ -72,7 +72,8 @@ _SIGNED = PrivateKey(bytes(32), "golden").sign("manifest", b"payload")
 TO_DEVICE: dict[str, msgspec.Struct] = {
     "want": m.Want("home", "pi-1", 7, 1, m.Deployment("1" * 32, "a" * 64), (_TRIAL,), (_SIGNED,)),
     "want-empty": m.Want("home", "pi-1", 1, 1),
-    "host": m.HostState("session", True),
+    "host": m.HostState("session", True, (1, 1)),
+    "host-2": m.HostState("session", True, (1, 2)),
     "manifest": _MANIFEST,
 }
 _ACTIVE = m.Active("1" * 32, "a" * 64, "int8")

@@ -88,7 +88,7 @@ def test_bitmaps_of_another_length_or_past_the_last_chunk_are_refused() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(files, st.sampled_from(["none", "zstd", "shuffle4-zstd"]), st.integers(1, 700))
+@given(files, st.sampled_from(["none", "zstd", "shuffle4-zstd", "container"]), st.integers(1, 700))
 def test_every_codec_is_lossless_in_pieces_of_any_size(data: bytes, name: str, piece: int) -> None:
     form = codec.encode(name, data)  # type: ignore[arg-type]
     pieces = [form[i : i + piece] for i in range(0, len(form), piece)]
@@ -122,3 +122,12 @@ def test_damaged_streams_are_refused(data: bytes) -> None:
 def test_a_codec_is_chosen_only_where_it_gains() -> None:
     assert describe(os.urandom(100_000))[0].wire.codec == "none"
     assert describe(bytes(100_000))[0].wire.codec in {"zstd", "shuffle4-zstd"}
+
+
+@settings(max_examples=30, deadline=None)
+@given(files, st.sampled_from([1, 2]))
+def test_no_form_is_larger_than_the_file_or_than_thorough_zstd(data: bytes, protocol: int) -> None:
+    name, form = codec.best(data, protocol)
+    assert name in codec.read_by(protocol)
+    assert len(form) <= min(len(data), len(codec.encode("zstd", data)))
+    assert b"".join(codec.decode(name, [form], len(data))) == data

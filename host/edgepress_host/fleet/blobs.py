@@ -16,7 +16,8 @@ from pathlib import Path
 
 from edgepress_protocol import transfer
 from edgepress_protocol.errors import Rejected, Unavailable
-from edgepress_protocol.manifest import MAX_BLOB_BYTES, Blob, Wire
+from edgepress_protocol.manifest import MAX_BLOB_BYTES, Blob, Wire, digest
+from edgepress_protocol.version import SPOKEN
 
 from edgepress_host import durable
 
@@ -63,15 +64,15 @@ class BlobStore:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def describe(self, sha256: str) -> Blob:
-        """Cut a stored file into chunks and keep its wire form.
+    def describe(self, sha256: str, protocol: int = SPOKEN[1]) -> Blob:
+        """Cut a stored file into chunks and keep its wire form, for agents that speak at least a protocol version.
 
         Raises:
             Rejected: the file was altered on disk.
             Unavailable: it is not there, or the disk is full.
         """
         try:
-            blob, form = transfer.describe((self._files / sha256).read_bytes())
+            blob, form = transfer.describe((self._files / sha256).read_bytes(), protocol=protocol)
             if blob.sha256 != sha256:
                 raise Rejected(f"blob {sha256[:12]}… was altered on disk; upload it again")
             if blob.wire.codec != "none":
@@ -83,6 +84,13 @@ class BlobStore:
     def holds(self, blob: Blob) -> bool:
         """Tell whether the file and its wire form are there, at their full lengths."""
         return _has(self._files / blob.sha256, blob.size_bytes) and _has(self._wire_path(blob), blob.wire.size_bytes)
+
+    def intact(self, blob: Blob) -> bool:
+        """Tell whether the wire form is there, byte for byte."""
+        try:
+            return digest(self._wire_path(blob).read_bytes()) == blob.wire.sha256
+        except OSError:
+            return False
 
     def chunk(self, blob: Blob, index: int) -> bytes:
         """Read one chunk of the wire form.

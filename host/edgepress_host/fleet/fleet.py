@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
+from edgepress_protocol.codec import read_by
 from edgepress_protocol.errors import Rejected
-from edgepress_protocol.manifest import Manifest
+from edgepress_protocol.manifest import Blob, Manifest
 from edgepress_protocol.messages import (
     MAX_MESSAGE_BYTES,
     Config,
@@ -88,6 +89,22 @@ class Fleet:
             trials.append(trial)
             manifests[trial.manifest] = None
         return tuple(trials), tuple(manifests)
+
+    def common_protocol(self) -> int:
+        """Highest protocol version that every device speaks which gets wants at all."""
+        spoken = [record.state.device.speaks for record in self.devices.values() if not record.refused]
+        return min((negotiate(SPOKEN, speaks) for speaks in spoken), default=SPOKEN[1])
+
+    def unread(self, device_id: str, blobs: Iterable[Blob]) -> str:
+        """Say why a device could not expand one of these files; empty where it can expand all of them."""
+        protocol = negotiate(SPOKEN, self.devices[device_id].state.device.speaks)
+        codecs = {blob.wire.codec for blob in blobs} - set(read_by(protocol))
+        if not codecs:
+            return ""
+        return (
+            f"it speaks protocol version {protocol}, which has no {'/'.join(sorted(codecs))} to travel in;"
+            " upgrade edgepress on it"
+        )
 
     def add_manifest(self, sha256: str, payload: bytes) -> None:
         """Make a manifest known."""
@@ -301,6 +318,11 @@ class Fleet:
             yield f"{after.id} runs {active.variant if active else 'nothing'}"
         elif before.state != after.state:
             yield ""
+
+
+def files_of(manifest: Manifest) -> tuple[Blob, ...]:
+    """Return the files that a manifest names."""
+    return (manifest.model, manifest.golden.blob) if manifest.golden else (manifest.model,)
 
 
 def manifest_of(payload: bytes) -> Manifest:

@@ -228,7 +228,7 @@ class Workshop:
         return int(entry.facts["loaded_bytes"])
 
     def _wire_bytes(self, content: bytes) -> int:
-        key = key_of("wire", _sha256(content), code.fingerprint([codec.__name__]))
+        key = key_of("wire", _sha256(content), code.fingerprint(codec.MADE_BY))
         entry = self.store.fetch(key) or self.store.keep(key, {"wire_bytes": wire_bytes(content)}, {})
         return int(entry.facts["wire_bytes"])
 

@@ -14,6 +14,7 @@ from edgepress_protocol.errors import UsageError
 from edgepress_protocol.manifest import Blob, EvaluationSet, Golden, Manifest, digest
 from edgepress_protocol.messages import Deployment, Trial, encode
 
+from edgepress_host.fleet.fleet import files_of, manifest_of
 from edgepress_host.fleet.records import Changes, Conflict, Note, TrialRecord, Unknown
 from edgepress_host.fleet.rollout import Rollout, advance, fail
 from edgepress_host.fleet.selectors import choose
@@ -38,8 +39,12 @@ async def store_blob(core: Core, sha256: str, pieces: AsyncIterable[bytes]) -> v
     if not _DIGEST.fullmatch(sha256):
         raise UsageError(f"blob {sha256!r}: expected a SHA-256 in lower-case hex")
     await core.blobs.receive(sha256, pieces)
-    blob = await asyncio.to_thread(core.blobs.describe, sha256)  # level 19 of zstd takes its time
-    core.database.add_blob(blob, time.time())
+    blob = core.database.blob(sha256)
+    if blob is None or not await asyncio.to_thread(core.blobs.intact, blob):
+        # In a form that every device reads. A form once given stays: manifests that devices fetch name it.
+        protocol = core.fleet.common_protocol()
+        blob = await asyncio.to_thread(core.blobs.describe, sha256, protocol)  # level 19 of zstd takes its time
+        core.database.add_blob(blob, time.time())
     return views.BlobView(blob.sha256, blob.size_bytes, blob.wire.size_bytes, blob.wire.codec)
 
 
@@ -95,7 +100,7 @@ def add_trials(core: Core, asked: views.TrialsIn) -> views.TrialsOut:
     now, queued, skipped = time.time(), [], []
     for device_id in devices:
         for sha256, format_ in formats.items():
-            if reason := _unfit(core, device_id, format_):
+            if reason := _unfit(core, device_id, sha256, format_, evaluation):
                 skipped.append(views.Skipped(device_id, sha256, reason))
                 continue
             trial = _carried(Trial(uuid.uuid4().hex, sha256, evaluation, asked.options))
@@ -114,7 +119,7 @@ def roll_out(core: Core, asked: views.RolloutIn) -> Rollout:
     devices = choose(asked.devices, core.fleet.devices)
     format_ = _known(core, asked.manifest)
     for device_id in devices:
-        if reason := _unfit(core, device_id, format_):
+        if reason := _unfit(core, device_id, asked.manifest, format_):
             raise Conflict(f"{device_id}: {reason}")
         for other in core.rollouts.values():
             if device_id in other.devices:
@@ -201,14 +206,15 @@ def _carried(message: M) -> M:
         raise UsageError(f"{type(message).__name__}: cannot be sent: {error}") from error
 
 
-def _unfit(core: Core, device_id: str, format_: str) -> str:
+def _unfit(core: Core, device_id: str, sha256: str, format_: str, evaluation: EvaluationSet | None = None) -> str:
     record = core.fleet.devices[device_id]
     if record.refused:
         return record.refused
     if not record.runs(format_):
         formats = sorted({runtime.format for runtime in record.state.device.runtimes})
         return f"no runtime here runs {format_!r} (it has {', '.join(formats) or 'none'})"
-    return ""
+    files = files_of(manifest_of(core.fleet.manifests[sha256]))
+    return core.fleet.unread(device_id, (*files, evaluation.blob) if evaluation else files)
 
 
 def _known(core: Core, sha256: str) -> str:

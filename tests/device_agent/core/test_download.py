@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
 @ONCE
 @given(
     data=st.binary(min_size=1, max_size=9000),
-    codec=st.sampled_from(["none", "zstd", "shuffle4-zstd"]),
+    codec=st.sampled_from(["none", "zstd", "shuffle4-zstd", "container"]),
     seed=st.integers(0, 2**32),
     restarts=st.sets(st.integers(0, 30)),
 )
@@ -139,7 +139,7 @@ def test_the_disk_that_altered_a_file_is_found_out_before_the_file_is_used(folde
     assert partial.finish()
 
 
-@pytest.mark.parametrize("codec", ["none", "zstd"])
+@pytest.mark.parametrize("codec", ["none", "zstd", "container"])
 def test_a_manifest_that_contradicts_itself_is_rejected(folder, codec):
     data = b"weights" * 999
     blob, chunks = blob_of(data, codec)
