@@ -29,8 +29,10 @@ class StructuredLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 class Structured(Trained, frozen=True):
     """Replace dense layers by block-circulant ones (CirCNN, Ding et al. 2017), from the nearest such matrix on.
 
-    File, memory and parameters of a layer shrink by `block`; its multiply-accumulates stay as many, over weights that
-    fit a cache. Fine-tuning goes by the labels, or with `teacher` by the softened answers of the original as well.
+    File, memory and parameters of a layer shrink by `block`. Its multiply-accumulates stay as many, so that only large
+    layers run faster, whose weights now fit a cache (1024×1024 with blocks of 8: two thirds of the time in ONNX Runtime
+    and TFLite alike); small ones run slower. Fine-tuning goes by the labels, or with `teacher` by the softened answers
+    of the original as well.
     A layer that is narrower than a block stays as it is, and is named.
     """
 
