@@ -47,7 +47,12 @@ def count_file(format_: str, content: bytes) -> Counts:
 
 def recount(before: Counts, format_: str, old: bytes, new: bytes) -> Counts:
     """Return the counts after a step on the file: weights that quantization rounded to zero are zeros now."""
-    held = [[w for w in exporters.get(format_).weights(content) if len(w.shape) > 1] for content in (old, new)]
+    earlier, later = (
+        [w for w in exporters.get(format_).weights(content) if len(w.shape) > 1] for content in (old, new)
+    )
+    # Scales are new floats beside the integers; floats that were there before are weights that stayed as they were.
+    kept = {weight.sha256 for weight in earlier}
+    held = earlier, [w for w in later if w.dtype not in {"float", "float32"} or w.sha256 in kept]
     elements = [sum(weight.elements for weight in weights) for weights in held]
     nonzero = [sum(weight.nonzero for weight in weights) for weights in held]
     if elements[0] != elements[1]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from edgepress_host.techniques.quantize.ranges import BINS, by_entropy, by_percentile, ranges
+from edgepress_host.techniques.quantize.ranges import BINS, by_entropy, by_mse, by_percentile, ranges
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -31,7 +31,7 @@ def test_one_outlier_does_not_stretch_the_range(method):
     assert low < -2
 
 
-@pytest.mark.parametrize("method", ["percentile", "entropy"])
+@pytest.mark.parametrize("method", ["percentile", "entropy", "mse"])
 def test_inputs_and_outputs_keep_their_full_range(method):
     assert spread(with_outlier(), method, whole={"t"})[1] == 50.0
 
@@ -53,7 +53,7 @@ def test_what_a_relu_cut_off_does_not_choose_the_range():
 @given(arrays.arrays(np.float32, st.integers(1, 200), elements=st.floats(-1e6, 1e6, width=32)))
 def test_no_method_leaves_what_was_seen(values):
     seen = float(values.min()), float(values.max())
-    for method in ("minmax", "percentile", "entropy"):
+    for method in ("minmax", "percentile", "entropy", "mse"):
         low, high = spread(values, method)
         slack = 1e-5 * max(1.0, abs(seen[0]), abs(seen[1]))
         assert seen[0] - slack <= low <= high <= seen[1] + slack
@@ -66,3 +66,29 @@ def test_histograms_of_any_shape_give_a_range(counts, percentile):
     histogram[3] += 1
     for low, high in (by_percentile(histogram, (-1.0, 1.0), percentile), by_entropy(histogram, (-1.0, 1.0))):
         assert -1 <= low < high <= 1
+
+
+def squared_error(values, range_, levels):
+    step = (range_[1] - range_[0]) / (levels - 1)
+    rounded = range_[0] + np.round((np.clip(values, *range_) - range_[0]) / step) * step
+    return float(((values - rounded) ** 2).sum())
+
+
+@pytest.mark.parametrize("levels", [16, 256])
+def test_mse_loses_less_than_the_whole_range_and_than_other_shares_of_it(levels):
+    values = np.random.default_rng(0).laplace(size=20_000)
+    full = float(values.min()), float(values.max())
+    histogram = np.histogram(values, bins=BINS, range=full)[0]
+    chosen = by_mse(histogram, full, levels=levels)
+    least = squared_error(values, chosen, levels)
+    assert least < 0.95 * squared_error(values, full, levels)
+    for share in (0.05, 0.1, 0.2, 0.4, 0.8):
+        assert least <= 1.01 * squared_error(values, (full[0] * share, full[1] * share), levels)
+    symmetric = by_mse(histogram, full, levels=levels, symmetric=True)
+    assert symmetric[0] == -symmetric[1]
+    assert symmetric[1] < max(-full[0], full[1])
+
+
+def test_symmetric_ranges_lie_evenly_around_zero():
+    run = [{"t": np.array([-1, 3], np.float32)}]
+    assert ranges(lambda: run, "minmax", percentile=100, symmetric=True) == {"t": (-3.0, 3.0)}
