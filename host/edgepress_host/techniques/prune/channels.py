@@ -15,6 +15,7 @@ from edgepress_host.technique import StepFailed, Workbench
 from edgepress_host.techniques.prune.attention import attentions
 from edgepress_host.techniques.prune.gradients import SAMPLES, backward
 from edgepress_host.techniques.prune.plan import PRUNABLE, RECURRENT, Wanted, share_of
+from edgepress_host.techniques.prune.weights import SPARSE
 from edgepress_host.text import one_line
 
 Owners = Mapping[int, nn.Module]
@@ -166,7 +167,8 @@ def feeding_layers(model: nn.Module, readers: Iterable[nn.Module], example: Tens
 
 
 def _owners(model: nn.Module) -> dict[int, nn.Module]:
-    return {id(weight): layer for layer in model.modules() for weight in layer.parameters(recurse=False)}
+    """Map weights to the layers that hold them; what a module adds of its own, such as positions, is none."""
+    return {id(weight): layer for layer in named(model, SPARSE).values() for weight in layer.parameters(recurse=False)}
 
 
 def _makers(waiting: list[Any], owners: Owners) -> Iterator[nn.Module]:

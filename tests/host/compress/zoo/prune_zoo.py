@@ -89,17 +89,18 @@ class Reads(nn.Module):
 
 
 class Encodes(nn.Module):
-    """Layers of torch's own Transformer behind a dense one."""
+    """Layers of torch's own Transformer behind a dense one, with positions."""
 
     def __init__(self, layers=2):
         super().__init__()
         self.embed = nn.Linear(WIDTH, 16)
+        self.position = nn.Parameter(torch.zeros(STEPS, 16))
         layer = nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True)
         self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.head = nn.Linear(16, CLASSES)
 
     def forward(self, x):
-        return self.head(self.encoder(self.embed(x)).mean(dim=1))
+        return self.head(self.encoder(self.embed(x) + self.position).mean(dim=1))
 
 
 class Recurs(nn.Module):
