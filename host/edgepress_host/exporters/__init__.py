@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -39,6 +39,27 @@ class Exporter(Protocol):
 
     def operators(self, content: bytes) -> list[str]:
         """Kinds of the file's operators, in order, subgraphs included."""
+
+
+@runtime_checkable
+class Lowerable(Protocol):
+    """A layer whose forward pass can tell an exporter about its integers, by torch.ops.quantized_decomposed."""
+
+    def lower(self, format_: str) -> None:
+        """Change the layer, in place, to what a format stores."""
+
+
+@runtime_checkable
+class Gridded(Lowerable, Protocol):
+    """Such a layer with a weight: integers times a scale per output channel."""
+
+    def grid(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the weight (C_out, …) and the scales (C_out,), float32."""
+
+
+def lowerable(module: nn.Module) -> list[Lowerable]:
+    """Return the layers of that kind."""
+    return [layer for layer in module.modules() if isinstance(layer, Lowerable)]
 
 
 @functools.cache

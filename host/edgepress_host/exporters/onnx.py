@@ -13,7 +13,7 @@ from edgepress_protocol.manifest import TensorSpec
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 from torch import nn
 
-from edgepress_host.exporters import Weight
+from edgepress_host.exporters import Weight, _pack, lowerable
 from edgepress_host.press.quiet import quiet
 
 SUFFIX = ".onnx"
@@ -23,9 +23,13 @@ PRODUCER = "edgepress"
 def export(module: nn.Module, example: np.ndarray) -> bytes:
     """Export with a free batch, weights inside the file, and none of the source's paths or lines in it."""
     sample = torch.from_numpy(np.array(example))
+    ready = copy.deepcopy(module).eval()
+    layers = lowerable(ready)
+    for layer in layers:
+        layer.lower("onnx")
     with quiet():
         program = torch.onnx.export(
-            copy.deepcopy(module).eval(),
+            ready,
             (sample,),
             dynamo=True,
             external_data=False,
@@ -34,6 +38,8 @@ def export(module: nn.Module, example: np.ndarray) -> bytes:
         )
     assert program is not None
     model = fold_constants(program.model_proto)
+    if layers:
+        _pack.pack(model)
     model.producer_name, model.producer_version = PRODUCER, ""
     return bytes(forget_sources(model).SerializeToString(deterministic=True))
 

@@ -18,7 +18,8 @@ from edgepress_protocol.errors import UsageError
 from edgepress_protocol.manifest import Quantization, TensorSpec
 from torch import nn
 
-from edgepress_host.exporters import Weight
+from edgepress_host.exporters import Gridded, Weight, lowerable
+from edgepress_host.exporters._tflite_edit import finished, with_grids
 from edgepress_host.press.quiet import quiet
 
 SUFFIX = ".tflite"
@@ -28,10 +29,20 @@ def export(module: nn.Module, example: np.ndarray) -> bytes:
     """Export with a batch of one: TFLite has no free dimensions that its delegates can use."""
     sample = torch.from_numpy(np.array(example[:1]))
     converter = _converter()
+    ready = copy.deepcopy(module).eval()
+    layers = lowerable(ready)
+    grids = [layer.grid() for layer in layers if isinstance(layer, Gridded)]
+    # Where weights alone are integers the converter would fold some of them to fp32; they are put in afterwards.
+    whole = len(grids) < len(layers)
+    for layer in layers if whole else []:
+        layer.lower("tflite")
     with quiet(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"model{SUFFIX}"
-        converter.convert(copy.deepcopy(module).eval(), (sample,)).export(str(path))
-        return path.read_bytes()
+        converter.convert(ready, (sample,), quant_config=_integers() if whole else None).export(str(path))
+        content = path.read_bytes()
+    if not layers:
+        return content
+    return finished(content) if whole else with_grids(content, grids)
 
 
 def tensors(content: bytes) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -92,6 +103,14 @@ def _converter() -> Any:
             f"format tflite needs {error.name}, which is not installed: pip install 'edgepress[tflite]'"
         ) from error
     return litert_torch
+
+
+def _integers() -> Any:
+    """Tell the converter to make integer kernels of what is quantized; the recipe in it is not looked at."""
+    from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
+    from litert_torch.quantize.quant_config import QuantConfig
+
+    return QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(get_symmetric_quantization_config()))
 
 
 def _schema_types() -> dict[str, int]:

@@ -1,0 +1,177 @@
+"""From a torch module to a program: captured by torch.export, then batch normalisation folded into the layers."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from edgepress_protocol.errors import EdgepressError
+from torch import Tensor, nn
+from torch.utils._pytree import tree_unflatten
+
+from edgepress_host.press.quiet import quiet
+from edgepress_host.techniques.qat.program import Fixed, Free, Node, Program, encoded, renamed, target_of, users
+from edgepress_host.text import one_line
+
+WEIGHTED = {
+    "aten.conv1d.default",
+    "aten.conv1d.padding",
+    "aten.conv2d.default",
+    "aten.conv2d.padding",
+    "aten.linear.default",
+}
+"""Operators (x, weight, bias, …) whose weights are quantized."""
+
+_BATCH_NORM = "aten.batch_norm.default"
+_NOTHING = {"aten.dropout.default", "aten.dropout_.default", "aten.alias.default", "aten.detach.default"}
+"""Operators that return their input in evaluation mode."""
+
+_ASSERTIONS = re.compile(r"aten\.(_assert|sym_constrain)")
+
+
+class Captured(msgspec.Struct, frozen=True):
+    """A program, and the names that its layers have in the module: program layer → (layer, type) of its parameter."""
+
+    program: Program
+    owners: dict[str, tuple[str, str]]
+
+
+class NotCaptured(EdgepressError):  # noqa: N818 - it names what happened to the model
+    """A model whose forward pass cannot be written down as a list of operators."""
+
+
+def capture(model: nn.Module, example: np.ndarray) -> Captured:
+    """Return `model`, in evaluation mode, as a program; `example` has shape (2, …). Raises NotCaptured."""
+    sample = torch.from_numpy(np.array(example))
+    try:
+        with quiet():
+            exported = torch.export.export(
+                copy.deepcopy(model).eval(), (sample,), dynamic_shapes=({0: torch.export.Dim("batch")},)
+            )
+        return _written(exported, model)
+    except Exception as error:
+        raise NotCaptured(
+            f"the model's forward pass cannot be captured: {one_line(error)}; QAT takes what torch.export takes"
+        ) from error
+
+
+def _written(exported: torch.export.ExportedProgram, model: nn.Module) -> Captured:
+    held = {
+        spec.arg.name: spec.target
+        for spec in exported.graph_signature.input_specs
+        if spec.target is not None and hasattr(spec.arg, "name")
+    }
+    values: dict[str, Any] = {**exported.constants, **exported.state_dict}
+    program, owners = Program(), {}
+    nodes: list[Node] = []
+    stands_for: dict[str, str] = {}
+    for node in exported.graph.nodes:
+
+        def name_of(other: torch.fx.Node) -> str:
+            return stands_for.get(other.name, other.name)
+
+        if node.op == "placeholder" and node.name in held:
+            name = held[node.name].replace(".", "__")
+            program.add_module(name, _holder(values[held[node.name]]))
+            nodes.append(Node(node.name, "layer", name))
+            layer = held[node.name].rpartition(".")[0]
+            owners[name] = layer, type(model.get_submodule(layer)).__name__ if layer else type(model).__name__
+        elif node.op == "placeholder":
+            nodes.append(Node(node.name, "input"))
+        elif node.op == "output":
+            whole = tree_unflatten([*node.args[0]], exported.call_spec.out_spec)
+            nodes.append(Node(node.name, "output", args=(encoded(whole, name_of),)))
+        elif node.op != "call_function":
+            raise ValueError(f"a step of the kind {node.op}")
+        elif str(node.target) in _NOTHING:
+            stands_for[node.name] = name_of(node.args[0])
+        elif not _ASSERTIONS.match(str(node.target)):
+            args = tuple(encoded(arg, name_of) for arg in node.args)
+            kwargs = {key: encoded(arg, name_of) for key, arg in node.kwargs.items()}
+            nodes.append(Node(node.name, "call", target_of(node.target), args, kwargs))
+    program.rewrite(_used(_out_of_place(nodes)))
+    return Captured(program, {name: owner for name, owner in owners.items() if hasattr(program, name)})
+
+
+def _holder(value: Tensor) -> nn.Module:
+    if isinstance(value, nn.Parameter):
+        free = Free()
+        free.value = nn.Parameter(value.detach().clone())
+        return free
+    fixed = Fixed()
+    fixed.value = value.detach().clone()
+    return fixed
+
+
+def _out_of_place(nodes: list[Node]) -> list[Node]:
+    """Replace operators such as relu_ by those that leave their input: later steps then take the result instead."""
+    changed: list[Node] = []
+    now: dict[str, str] = {}
+    for node in nodes:
+        current = renamed(node, now)
+        _, packet, overload = node.target.split(".") if node.target.startswith("aten.") else ("", "", "")
+        if packet.endswith("_") and not packet.endswith("__") and hasattr(torch.ops.aten, packet.rstrip("_")):
+            (before, *_) = current.inputs
+            now = {old: node.name if new == before else new for old, new in now.items()} | {before: node.name}
+            current = msgspec.structs.replace(current, target=f"aten.{packet.rstrip('_')}.{overload}")
+        changed.append(current)
+    return changed
+
+
+def _used(nodes: list[Node]) -> list[Node]:
+    """Leave out steps whose value nobody takes; inputs stay."""
+    wanted: set[str] = set()
+    kept = []
+    for node in reversed(nodes):
+        if node.kind in ("input", "output") or node.name in wanted:
+            wanted |= set(node.inputs)
+            kept.append(node)
+    return kept[::-1]
+
+
+def fold_batch_norms(program: Program) -> None:
+    """Fold each batch normalisation into the layer before it, in place: QAT then trains what the runtime will run."""
+    for node in program.nodes:
+        if node.target == _BATCH_NORM:
+            _fold(program, node)
+
+
+def _fold(program: Program, norm: Node) -> None:
+    nodes = program.nodes
+    by_name = {node.name: node for node in nodes}
+    taken = users(nodes)
+    layer = by_name[norm.inputs[0]]
+    weight = by_name[layer.inputs[1]] if layer.target in WEIGHTED else layer
+    alone = len(taken[layer.name]) == 1 and len(taken[weight.name]) == 1
+    if not alone or weight.kind != "layer" or not isinstance(program.get_submodule(weight.target), Free):
+        return
+    gamma, beta, mean, variance = (_value(program, by_name, arg) for arg in norm.args[1:5])
+    assert mean is not None
+    assert variance is not None
+    factor = torch.rsqrt(variance + norm.args[7]) * (1.0 if gamma is None else gamma)
+    old = _value(program, by_name, layer.args[2]) if len(layer.args) > 2 else None
+    bias = ((0.0 if old is None else old) - mean) * factor + (0.0 if beta is None else beta)
+    held = program.get_submodule(weight.target)
+    assert isinstance(held, Free)
+    held.value = nn.Parameter(held.value.detach() * factor.reshape(-1, *[1] * (held.value.ndim - 1)))
+    folded = Free()
+    folded.value = nn.Parameter(bias)
+    name = f"{weight.target}__bias"
+    program.add_module(name, folded)
+    args = (*layer.args[:2], {"node": name}, *layer.args[3:])
+    rewritten = [renamed(node, {norm.name: layer.name}) for node in nodes if node.name != norm.name]
+    at = next(index for index, node in enumerate(rewritten) if node.name == layer.name)
+    rewritten[at : at + 1] = [Node(name, "layer", name), msgspec.structs.replace(layer, args=args)]
+    program.rewrite(_used(rewritten))
+
+
+def _value(program: Program, by_name: dict[str, Node], arg: Any) -> Tensor | None:
+    """Return the tensor that an argument of a step names, if it names one."""
+    if arg is None:
+        return None
+    tensor: Tensor = program.get_submodule(by_name[arg["node"]].target)().detach()
+    return tensor
