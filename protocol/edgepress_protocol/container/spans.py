@@ -21,12 +21,13 @@ _MAX_TENSORS = 1 << 16
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of a file that holds elements of `size` bytes, `width` to a row."""
+    """A stretch of a file that holds elements of `size` bytes, `width` to a row, and what the file calls it."""
 
     start: int
     length: int
     size: int
     width: int
+    name: str = ""
 
 
 def find(data: bytes) -> list[Span]:
@@ -46,12 +47,12 @@ def find(data: bytes) -> list[Span]:
     return spans[:_MAX_TENSORS]
 
 
-def _span(start: int, length: int, size: int, shape: tuple[int, ...]) -> Span:
+def _span(start: int, length: int, size: int, shape: tuple[int, ...], name: bytes) -> Span:
     if length % size:
         size = 1
     count = length // size
     rows = shape[0] if len(shape) > 1 and prod(shape) == count else 1
-    return Span(start, length, size, count // rows if rows else count)
+    return Span(start, length, size, count // rows if rows else count, name.decode(errors="replace"))
 
 
 # ---- ONNX: protobuf (github.com/onnx/onnx, onnx.proto); only the way to the tensors is walked
@@ -82,7 +83,7 @@ def _walk(data: bytes, kind: str, start: int, end: int, depth: int) -> Iterator[
 
 def _tensor(data: bytes, start: int, end: int) -> Iterator[Span]:
     shape: list[int] = []
-    type_, raw = 0, (0, 0)
+    type_, raw, name = 0, (0, 0), b""
     for number, value, first, last in _fields(data, start, end):
         if number == 1 and first == last:
             shape.append(value)
@@ -90,12 +91,14 @@ def _tensor(data: bytes, start: int, end: int) -> Iterator[Span]:
             shape += _packed(data, first, last)
         elif number == 2:
             type_ = value
+        elif number == 8:
+            name = data[first:last]
         elif number == 9:
             raw = first, last
         elif number == 4:
             type_, raw = 1, (first, last)
     if raw[1] - raw[0] >= SMALLEST_BYTES:
-        yield _span(raw[0], raw[1] - raw[0], _ONNX_SIZES.get(type_, 1), tuple(shape))
+        yield _span(raw[0], raw[1] - raw[0], _ONNX_SIZES.get(type_, 1), tuple(shape), name)
 
 
 def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
@@ -145,30 +148,31 @@ def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
 
 # ---- TFLite: FlatBuffers (tensorflow/lite/schema/schema.fbs); tables, vectors, and the way to the buffers
 
+_Kind = tuple[int, tuple[int, ...], bytes]
 _TFLITE_SIZES = {0: 4, 1: 2, 2: 4, 4: 8, 7: 2, 8: 8, 10: 8, 12: 8, 15: 4, 16: 2, 18: 2}
 
 
 def _tflite(data: bytes) -> list[Span]:
     try:
         model = _u32(data, 0)
-        kinds: dict[int, tuple[int, tuple[int, ...]]] = {}
+        kinds: dict[int, _Kind] = {}
         for graph in _vector(data, model, 2):
             for tensor in _vector(data, graph, 0):
-                shape, type_, buffer = (_field(data, tensor, number) for number in (0, 1, 2))
+                shape, type_, buffer, name = (_field(data, tensor, number) for number in (0, 1, 2, 3))
                 size = _TFLITE_SIZES.get(data[type_] if type_ else 0, 1)
-                kinds[_u32(data, buffer) if buffer else 0] = (size, _shape(data, shape))
+                kinds[_u32(data, buffer) if buffer else 0] = (size, _shape(data, shape), _text(data, name))
         return list(_buffers(data, model, kinds))
     except (struct.error, IndexError):
         return []
 
 
-def _buffers(data: bytes, model: int, kinds: dict[int, tuple[int, tuple[int, ...]]]) -> Iterator[Span]:
+def _buffers(data: bytes, model: int, kinds: dict[int, _Kind]) -> Iterator[Span]:
     for index, buffer in enumerate(_vector(data, model, 4)):
         found = _field(data, buffer, 0)
         if found:
             start = found + _u32(data, found)
-            size, shape = kinds.get(index, (1, ()))
-            yield _span(start + 4, _u32(data, start), size, shape)
+            size, shape, name = kinds.get(index, (1, (), b""))
+            yield _span(start + 4, _u32(data, start), size, shape, name)
 
 
 def _shape(data: bytes, found: int) -> tuple[int, ...]:
@@ -177,6 +181,11 @@ def _shape(data: bytes, found: int) -> tuple[int, ...]:
     start = found + _u32(data, found)
     count = _u32(data, start)
     return struct.unpack_from(f"<{count}I", data, start + 4) if count <= 8 else ()
+
+
+def _text(data: bytes, found: int) -> bytes:
+    start = found + _u32(data, found) if found else len(data)
+    return data[start + 4 : start + 4 + _u32(data, start)] if found else b""
 
 
 def _vector(data: bytes, table: int, number: int) -> list[int]:
@@ -229,12 +238,14 @@ def _safetensors(data: bytes) -> list[Span]:
     length = int.from_bytes(data[:8], "little")
     try:
         header = msgspec.json.decode(data[8 : 8 + length], type=dict[str, msgspec.Raw])
-        entries = [msgspec.json.decode(raw, type=_Entry) for name, raw in header.items() if name != "__metadata__"]
+        entries = {
+            name: msgspec.json.decode(raw, type=_Entry) for name, raw in header.items() if name != "__metadata__"
+        }
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return []
     return [
-        _span(8 + length + first, last - first, _SAFETENSORS_SIZES.get(entry.dtype, 1), entry.shape)
-        for entry in entries
+        _span(8 + length + first, last - first, _SAFETENSORS_SIZES.get(entry.dtype, 1), entry.shape, name.encode())
+        for name, entry in entries.items()
         for first, last in (entry.data_offsets,)
         if 0 <= first < last
     ]
