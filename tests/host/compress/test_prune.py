@@ -161,6 +161,19 @@ class TestSingleWeights:
         attention = pruned.encoder.layers[0].self_attn
         assert float((attention.in_proj_weight == 0).float().mean()) == pytest.approx(0.75, abs=0.01)
 
+    def test_layers_of_other_kinds_are_named_and_a_graph_that_cannot_be_traced_is_one_line(self, bench, notes):
+        from edgepress_host.techniques.structured.circulant import circulant
+
+        original = nn.Sequential(
+            nn.Flatten(), *(zoo.seeded(nn.Linear, *wide) for wide in ((48, 16), (16, 16), (16, 16), (16, 3)))
+        )
+        original[2] = circulant(original[2], 4)
+        thin = step(kind="magnitude", ratio=0.5).apply_module(original, bench)
+        assert notes.pop() == "left as they are, of kinds that keep all weights: 2 (CirculantLinear)"
+        assert (zeros(thin[1]), zeros(thin[2]), zeros(thin[3])) == (0.5, 0, 0.5)
+        with pytest.raises(StepFailed, match=r"layers cannot be traced .*; kind = 'magnitude' needs none"):
+            step(ratio=0.5).apply_module(original, bench)
+
     def test_a_model_without_weights_is_refused(self, bench):
         with pytest.raises(StepFailed, match="no layer with weights to prune is left"):
             step(kind="magnitude", skip=True).apply_module(zoo.seeded(zoo.Stack), bench)

@@ -25,7 +25,7 @@ from edgepress_host.techniques.prune.gradients import SAMPLES, backward
 from edgepress_host.techniques.prune.gradual import Gradual, Ramp
 from edgepress_host.techniques.prune.plan import PRUNABLE, RECURRENT, Wanted
 from edgepress_host.techniques.prune.units import Heads, UnitCut, Units, hidden_parts
-from edgepress_host.techniques.prune.weights import SPARSE, Rule, WeightCut
+from edgepress_host.techniques.prune.weights import SPARSE, Rule, WeightCut, unknown
 
 __all__ = ["Prune", "PruneLayer", "output_layers"]
 
@@ -142,6 +142,8 @@ class Prune(Trained, frozen=True):
     def _cut(self, model: nn.Module, bench: Workbench) -> Cut:
         match self.kind:
             case "magnitude":
+                if others := [f"{name} ({type(layer).__name__})" for name, layer in unknown(model).items()]:
+                    bench.note(f"left as they are, of kinds that keep all weights: {', '.join(others)}")
                 layers = named(model, SPARSE)
                 return WeightCut(layers, self._wanted(layers), self._rule(), bench.note)
             case "channel":

@@ -15,7 +15,7 @@ from edgepress_host.technique import StepFailed, Workbench
 from edgepress_host.techniques.prune.attention import attentions
 from edgepress_host.techniques.prune.gradients import SAMPLES, backward
 from edgepress_host.techniques.prune.plan import PRUNABLE, RECURRENT, Wanted, share_of
-from edgepress_host.techniques.prune.weights import SPARSE
+from edgepress_host.techniques.prune.weights import SPARSE, unknown
 from edgepress_host.text import one_line
 
 Owners = Mapping[int, nn.Module]
@@ -107,7 +107,8 @@ class ChannelCut:
 
     def _kept(self) -> tuple[list[nn.Module], set[str]]:
         """Layers that keep their channels, and the names of those that nobody asked to leave."""
-        special = [*attentions(self._model).values(), *named(self._model, RECURRENT).values()]
+        others = unknown(self._model).values()
+        special = [*attentions(self._model).values(), *named(self._model, RECURRENT).values(), *others]
         inside = [part for module in special for part in module.modules()]
         outputs = output_layers(self._model, self._example)
         feeding = feeding_layers(self._model, special, self._example)

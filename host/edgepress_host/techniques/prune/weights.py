@@ -16,6 +16,17 @@ SPARSE = (*PRUNABLE, *RECURRENT, nn.MultiheadAttention, NarrowAttention)
 """Layers whose weight matrices may get zeros."""
 
 
+def unknown(model: nn.Module) -> dict[str, nn.Module]:
+    """Layers with weight matrices of kinds that are not for pruning here, by name."""
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if not isinstance(layer, SPARSE)
+        and not any(layer.children())
+        and any(weight.ndim > 1 for weight in layer.parameters(recurse=False))
+    }
+
+
 class Rule(NamedTuple):
     """How weights are ranked: in which scope, by LAMP's score instead of the magnitude, or N kept of every M."""
 
