@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import math
+import pickle
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from edgepress_models.zoo import Settings
 
 
 class OtherTraining(RuntimeError):  # noqa: N818 - it names what the file holds
-    """The kept state is of a training with other options; the message is one line that says what to do."""
+    """The kept state is no state, or of a training with other options; the message is one line that says what to do."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,15 @@ class Trained:
     epoch: int
     validate: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The epoch that reached the most on the validate split so far, and the model after it."""
+
+    model: nn.Module
+    epoch: int = 0
+    validate: float = -math.inf
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,7 @@ def train(settings: Settings, options: Options, progress: Progress, resume: Path
     """Train a model from its first epoch, or from the state that the file `resume` keeps; each epoch is kept there.
 
     Raises:
-        OtherTraining: the file keeps a training with other options.
+        OtherTraining: the file keeps a training with other options, or something else.
         DataMissing: the data set is not here (see sources).
     """
     started_s = time.monotonic()
@@ -87,12 +98,12 @@ def train(settings: Settings, options: Options, progress: Progress, resume: Path
     )
     bar = progress.add_task("training", total=options.epochs * steps_per_epoch)
     state = _Running(model, optimizer, schedule, generator)
-    best = Trained(model, 0, -float("inf"), 0.0)
+    best = _Best(model)
     first, seconds_before = 1, 0.0
     if resume.exists():
         kept = _read(resume, options)
         state.restore(kept)
-        best = Trained(copy.deepcopy(model), kept["best_epoch"], kept["best_validate"], 0.0)
+        best = _Best(copy.deepcopy(model), kept["best_epoch"], kept["best_validate"])
         best.model.load_state_dict(kept["best_model"])
         first, seconds_before = kept["epoch"] + 1, kept["seconds"]
         progress.advance(bar, kept["epoch"] * steps_per_epoch)
@@ -105,9 +116,9 @@ def train(settings: Settings, options: Options, progress: Progress, resume: Path
             progress.advance(bar)
         reached = measure(model, settings, "validate")
         if reached > best.validate:
-            best = Trained(copy.deepcopy(model), epoch, reached, 0.0)
+            best = _Best(copy.deepcopy(model), epoch, reached)
         seconds = seconds_before + time.monotonic() - started_s
-        _write(resume, state.kept() | _progress(options, epoch, best, seconds))
+        _write(resume, state.kept() | _so_far(options, epoch, best, seconds))
         _describe(progress, bar, epoch, options.epochs, f"validate {settings.metric.name} {reached:.4f}")
     return Trained(best.model.eval(), best.epoch, best.validate, seconds_before + time.monotonic() - started_s)
 
@@ -124,7 +135,7 @@ def measure(model: nn.Module, settings: Settings, split: str, batch: int = 500) 
     return torch.cat(values).mean().item()
 
 
-def _progress(options: Options, epoch: int, best: Trained, seconds: float) -> dict[str, Any]:
+def _so_far(options: Options, epoch: int, best: _Best, seconds: float) -> dict[str, Any]:
     return {
         "options": asdict(options),
         "epoch": epoch,
@@ -136,9 +147,13 @@ def _progress(options: Options, epoch: int, best: Trained, seconds: float) -> di
 
 
 def _read(path: Path, options: Options) -> dict[str, Any]:
-    kept: dict[str, Any] = torch.load(path, weights_only=True)
-    if kept["options"] != asdict(options):
-        said = ", ".join(f"{name} {value}" for name, value in kept["options"].items())
+    try:
+        kept: dict[str, Any] = torch.load(path, weights_only=True)
+        said_options = kept["options"]
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        raise OtherTraining(f"{path} is not the state of a training that can go on: delete it") from error
+    if said_options != asdict(options):
+        said = ", ".join(f"{name} {value}" for name, value in said_options.items())
         raise OtherTraining(f"{path} keeps a training that was stopped, with {said}: go on with these, or delete it")
     return kept
 

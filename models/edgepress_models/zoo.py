@@ -86,12 +86,12 @@ ZOO = {
     # Without augmentation, as the nets were that Deep Compression starts from.
     "lenet300": Settings(lenet300.build, MNIST, 60, 0.1, 5e-4, batch=128),
     "dscnn": Settings(dscnn.build, SPOKEN_DIGITS, 40, 0.1, 5e-4, batch=64, augment=augment.shift_in_time),
-    "dscnn_unseen": Settings(dscnn.build, UNSEEN_SPEAKER, 40, 0.1, 5e-4, batch=64, augment=augment.shift_in_time),
+    "dscnn_unseen": Settings(dscnn.build, UNSEEN_SPEAKER, 20, 0.1, 5e-4, batch=64, augment=augment.shift_in_time),
     "lenet5_caffe": Settings(lenet5_caffe.build, MNIST, 10, 0.05, 5e-4, batch=128),
-    "transformer": Settings(transformer.build, ACTIVITY, 40, 2e-3, 1e-2, batch=64, optimizer=adamw),
+    "transformer": Settings(transformer.build, ACTIVITY, 25, 2e-3, 1e-2, batch=64, optimizer=adamw),
     "gru": Settings(gru.build, ACTIVITY, 40, 5e-3, 1e-2, batch=64, optimizer=adamw),
-    "lstm": Settings(lstm.build, ACTIVITY, 40, 5e-3, 1e-2, batch=64, optimizer=adamw),
+    "lstm": Settings(lstm.build, ACTIVITY, 20, 5e-3, 1e-2, batch=64, optimizer=adamw),
     "denoiser": Settings(
-        denoiser.build, NOISY_FASHION_MNIST, 20, 3e-3, 0, optimizer=adamw, loss=functional.mse_loss, metric=NEG_MSE
+        denoiser.build, NOISY_FASHION_MNIST, 10, 3e-3, 0, optimizer=adamw, loss=functional.mse_loss, metric=NEG_MSE
     ),
 }

@@ -112,6 +112,14 @@ def test_a_kept_training_with_other_options_is_refused(tmp_path: Path, reads: li
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("content", [b"", b"no state", b"PK\x03\x04 cut"])
+def test_a_kept_training_that_cannot_be_read_is_one_line(content: bytes, tmp_path: Path, reads: list[str]) -> None:
+    (tmp_path / "lenet5.resume").write_bytes(content)
+    done = CliRunner().invoke(train.main, ["lenet5", "--out", str(tmp_path)])
+    assert done.exit_code == 1
+    assert done.stderr == f"error: {tmp_path}/lenet5.resume is not the state of a training that can go on: delete it\n"
+
+
 @pytest.mark.parametrize("arguments", [["alexnet"], ["lenet5", "--epochs", "0"]])
 def test_a_mistake_is_refused(arguments: list[str]) -> None:
     done = CliRunner().invoke(train.main, arguments)
