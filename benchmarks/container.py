@@ -114,7 +114,9 @@ def pressed(model: nn.Module, left: float, *, shared: bool) -> nn.Module:
             gone = weight.abs() <= threshold
             if shared:
                 kept = np.sort(weight[~gone].numpy())
-                values = torch.from_numpy(np.array([part.mean() for part in np.array_split(kept, SHARED)], np.float32))
+                values = torch.from_numpy(
+                    np.array([part.mean() for part in np.array_split(kept, SHARED) if len(part)], np.float32)
+                )
                 edges = (values[1:] + values[:-1]) / 2
                 weight.copy_(values[torch.bucketize(weight, edges)])
             weight.masked_fill_(gone, 0.0)

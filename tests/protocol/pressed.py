@@ -48,6 +48,12 @@ def uneven(chance: random.Random, row: int, column: int) -> float:
     return pruned_and_clustered(0.12 if row % 4 == 0 and 50 <= column < 110 else 0.005)(chance, row, column)
 
 
+def per_channel(density: float) -> Callable[[random.Random, int, int], float]:
+    """Weights of sixteen values that each row scales in its own way, as a batch-norm folded into it does."""
+    shared = pruned_and_clustered(density)
+    return lambda chance, row, column: shared(chance, row, column) * (1 + row / 7.3 + row * row / 91)
+
+
 def int8(rows: int, columns: int, seed: int = 2) -> Tensor:
     """Quantized weights."""
     chance = random.Random(seed)
@@ -71,6 +77,8 @@ def every_layout() -> bytes:
             "sparse": floats(140, 120, pruned_and_clustered(0.26)),
             "sparser": floats(200, 150, pruned_and_clustered(0.02)),
             "int8": int8(40, 60),
+            "per-channel": floats(12, 200, per_channel(1.0), seed=5),
+            "sparse-per-channel": floats(12, 400, per_channel(0.2), seed=6),
             "shape": ("I64", (12,), struct.pack("<12q", *range(12))),
         }
     )

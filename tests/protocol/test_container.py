@@ -50,6 +50,14 @@ def test_every_layout_is_chosen_where_it_pays_and_comes_back() -> None:
     assert codec.best(EVERY)[0] == "container"
 
 
+def test_values_that_each_row_scales_in_its_own_way_take_an_index_and_a_table_a_row() -> None:
+    tensor = pressed.floats(40, 400, pressed.per_channel(1.0))
+    packed = container.encode(pressed.safetensors({"w": tensor}))
+    assert container.read_header(packed).segments[0].layout == "rows"
+    indices, tables = 40 * 400 * 4 / 8, 40 * 16 * 4
+    assert len(packed) < 1.05 * (indices + tables)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_weights_of_any_kind_and_shape_come_back(data: st.DataObject) -> None:

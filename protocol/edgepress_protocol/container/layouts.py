@@ -6,6 +6,8 @@
 `gaps`    the most common value is left out; the distances to all others, a byte each, under zstd, and their values.
 `blocks`  the same, but places by `places` and indices under one entropy-coded stream: closer to the entropy, and
           slower, so that an encoder takes it only where what is expanded is large beside what is decoded.
+`rows`    a table for each row (weights shared per channel, or scaled per channel later), and indices into these, a byte
+          each, laid out as `bytes`, `gaps` or `blocks`.
 `pooled`  short dense floats (biases, scales): all of a file share one frame of planes, which lies before the segments.
 """
 
@@ -22,7 +24,7 @@ from edgepress_protocol.container.places import Plan, write_places
 from edgepress_protocol.container.rans import Reader, from_byte, normalized, slots, to_byte
 from edgepress_protocol.errors import Rejected
 
-Layout = Literal["bytes", "planes", "book", "gaps", "blocks", "pooled"]
+Layout = Literal["bytes", "planes", "book", "gaps", "blocks", "pooled", "rows"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 MAX_SEGMENT_BYTES = 1 << 22
@@ -38,9 +40,18 @@ _LANDS = bytes([1] * 255 + [0])
 EVERY_BYTES = 32
 """`blocks` decodes about a million nonzeros a second; each must bring at least so many bytes of output."""
 
+FREE_BYTES = 1 << 16
+"""As if every segment had so many more: what is small may take its time."""
 
-def read(layout: Layout, payload: bytes, size_bytes: int, size: int) -> bytes | bytearray:
+
+MIN_ROW = 16
+"""Rows that have a table of their own are at least so long: each costs a reader a few microseconds."""
+
+
+def read(layout: Layout, payload: bytes, size_bytes: int, size: int, output_bytes: int = 0) -> bytes | bytearray:
     """Expand a segment of `size_bytes` bytes, in elements of `size` bytes.
+
+    `output_bytes` is what comes of it in the end, where that is more.
 
     Raises:
         Rejected: it is damaged, or contradicts itself.
@@ -54,8 +65,10 @@ def read(layout: Layout, payload: bytes, size_bytes: int, size: int) -> bytes | 
         case "book":
             book = cursor.take((cursor.byte() + 1) * size)
             return _looked_up(book, size, inflate(cursor.rest(), count))
+        case "rows":
+            return _read_rows(cursor, count, size)
         case _:
-            return _read_sparse(layout, cursor, count, size)
+            return _read_sparse(layout, cursor, count, size, max(output_bytes, size_bytes))
 
 
 def write_book(data: bytes, size: int, level: int) -> bytes | None:
@@ -101,7 +114,54 @@ def write_sparse(data: bytes, size: int, level: int, width: int, *, blocks: bool
     return b"".join(out)
 
 
-def _read_sparse(layout: Layout, cursor: Cursor, count: int, size: int) -> bytes:
+def write_rows(data: bytes, size: int, width: int) -> tuple[bytes, bytes] | None:
+    """Turn elements into indices of their rows' tables; 0 is the most common value, which every table begins with.
+
+    Return the tables, as `rows` begins, and the indices; None where tables would be most of it.
+    """
+    elements = _elements(data, size)
+    height = len(elements) // width
+    if width < MIN_ROW or height < 2 or len(elements) % width:
+        return None
+    fill = Counter(elements[: 16 * width]).most_common(1)[0][0]
+    tables, indices = [], bytearray()
+    for start in range(0, len(elements), width):
+        row = elements[start : start + width]
+        table = [fill, *sorted(set(row) - {fill})]
+        if len(table) > MAX_BOOK or 2 * len(table) > width:
+            return None
+        index = {value: at for at, value in enumerate(table)}
+        indices += bytes(map(index.__getitem__, row))
+        tables.append(table)
+    entries = max(map(len, tables))
+    flat = array(TYPECODES[size], [value for table in tables for value in (*table, *[fill] * (entries - len(table)))])
+    frame = deflate_planes(flat.tobytes(), size, 19)
+    return varint(width) + bytes([entries - 1]) + varint(len(frame)) + frame, bytes(indices)
+
+
+def _read_rows(cursor: Cursor, count: int, size: int) -> bytearray:
+    width, entries = cursor.varint(count), cursor.byte() + 1
+    if width < MIN_ROW or count % width or entries > width:
+        raise Rejected(f"container: rows of {width} do not make up {count} elements")
+    table_bytes = entries * size
+    tables = from_planes(inflate(cursor.take(cursor.varint(cursor.left)), count // width * table_bytes), size)
+    inner = cursor.byte()
+    if inner >= len(LAYOUTS) or LAYOUTS[inner] not in {"bytes", "gaps", "blocks"}:
+        raise Rejected("container: indices of unknown layout")
+    indices = bytes(read(LAYOUTS[inner], cursor.rest(), count, 1, count * size))
+    if entries < MAX_BOOK and indices.translate(None, bytes(range(entries))):
+        raise Rejected("container: an index past the end of its table")
+    out = bytearray(count * size)
+    for row in range(count // width):
+        table = tables[row * table_bytes : (row + 1) * table_bytes]
+        part = indices[row * width : (row + 1) * width]
+        start, end = row * width * size, (row + 1) * width * size
+        for lane in range(size):
+            out[start + lane : end : size] = part.translate(bytes(table[lane::size]).ljust(MAX_BOOK, b"\0"))
+    return out
+
+
+def _read_sparse(layout: Layout, cursor: Cursor, count: int, size: int, output_bytes: int) -> bytes:
     fill = cursor.take(size)
     distinct = cursor.varint(MAX_BOOK)
     book = _elements(cursor.take(distinct * size), size)
@@ -109,8 +169,8 @@ def _read_sparse(layout: Layout, cursor: Cursor, count: int, size: int) -> bytes
     indices: Iterable[int] = ()
     if layout == "blocks":
         plan = Plan(cursor, count)
-        if plan.count * EVERY_BYTES > count * size + (1 << 16):
-            raise Rejected(f"container: {plan.count} nonzeros in {count * size} bytes would take too long")
+        if plan.count * EVERY_BYTES > output_bytes + FREE_BYTES:
+            raise Rejected(f"container: {plan.count} nonzeros in {output_bytes} bytes would take too long")
         weights = cursor.take(distinct)
         reader = Reader(cursor.take(cursor.varint(cursor.left)))
         places = plan.read(reader)

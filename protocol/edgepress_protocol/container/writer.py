@@ -9,7 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edgepress_protocol.container import spans
-from edgepress_protocol.container.layouts import EVERY_BYTES, MAX_SEGMENT_BYTES, Layout, write_book, write_sparse
+from edgepress_protocol.container.layouts import (
+    EVERY_BYTES,
+    FREE_BYTES,
+    LAYOUTS,
+    MAX_SEGMENT_BYTES,
+    Layout,
+    write_book,
+    write_rows,
+    write_sparse,
+)
 from edgepress_protocol.container.pieces import TYPECODES, deflate, deflate_planes
 from edgepress_protocol.container.reader import Header, Segment
 from edgepress_protocol.container.spans import Span
@@ -34,7 +43,7 @@ _BLOCK_BYTES = 150
 _GAP_BYTES = 13
 """The same of one in `gaps`, at .12 µs."""
 
-_FREE_NONZEROS = 4096
+_FREE_NONZEROS = 1024
 """So many cost nothing that anybody would notice."""
 
 
@@ -93,19 +102,37 @@ def _laid_out(data: bytes, span: Span, level: int, allowance: _Allowance) -> tup
     found: dict[Layout, bytes] = {"bytes": deflate(data, first)}
     if size > 1:
         found["planes"] = deflate_planes(data, size, first)
-    if (nonzeros := _nonzeros(data, size)) is not None:
+    nonzeros = _nonzeros(data, size)
+    if nonzeros is not None:
         if size > 1 and (book := write_book(data, size, first)) is not None:
             found["book"] = book
-        if nonzeros <= max(len(data) // _GAP_BYTES, _FREE_NONZEROS):
-            found["gaps"] = write_sparse(data, size, level, span.width, blocks=False)
-        if nonzeros <= allowance.nonzeros and nonzeros * EVERY_BYTES <= len(data) + (1 << 16):
-            found["blocks"] = write_sparse(data, size, level, span.width, blocks=True)
+        found |= _sparse(data, size, span.width, level, nonzeros, allowance, len(data))
+    if size > 1 and (rows := write_rows(data, size, span.width)) is not None:
+        tables, indices = rows
+        hidden = len(indices) - indices.count(0)
+        inner: dict[Layout, bytes] = {"bytes": deflate(indices, first)}
+        inner |= _sparse(indices, 1, span.width, level, hidden, allowance, len(data))
+        best = min(inner, key=lambda one: len(inner[one]))
+        found["rows"] = tables + bytes([LAYOUTS.index(best)]) + inner[best]
+        nonzeros = hidden if best == "blocks" else None
     layout = min(found, key=lambda one: len(found[one]))
-    if layout == "blocks" and nonzeros is not None:
+    if layout in {"blocks", "rows"} and nonzeros is not None:
         allowance.nonzeros -= nonzeros
     if size == 4 and layout in {"bytes", "planes"} and len(data) <= POOLED_BYTES:
         return "pooled", b""
     return layout, _again(layout, data, size, level, found[layout]) if first != level else found[layout]
+
+
+def _sparse(
+    data: bytes, size: int, width: int, level: int, nonzeros: int, allowance: _Allowance, output_bytes: int
+) -> dict[Layout, bytes]:
+    """Try the layouts that leave the most common value out, as far as a reader can keep up."""
+    found: dict[Layout, bytes] = {}
+    if nonzeros <= max(output_bytes // _GAP_BYTES, _FREE_NONZEROS):
+        found["gaps"] = write_sparse(data, size, level, width, blocks=False)
+    if nonzeros <= allowance.nonzeros and nonzeros * EVERY_BYTES <= output_bytes + FREE_BYTES:
+        found["blocks"] = write_sparse(data, size, level, width, blocks=True)
+    return found
 
 
 def _again(layout: Layout, data: bytes, size: int, level: int, payload: bytes) -> bytes:
