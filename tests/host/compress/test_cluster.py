@@ -275,6 +275,19 @@ def test_normalisation_is_folded_only_where_no_output_changes(pressed):
     assert torch.allclose(found(x), model(x), atol=0.02)
 
 
+def test_normalisation_is_folded_into_transposed_convolutions_and_dense_layers(pressed):
+    torch.manual_seed(0)
+    norms = nn.BatchNorm2d(4), nn.BatchNorm1d(5)
+    for norm in norms:
+        norm.running_mean.uniform_(-1, 1)
+        norm.running_var.uniform_(0.5, 2)
+    layers = nn.ConvTranspose2d(3, 4, 3, bias=False), norms[0], nn.Flatten(), nn.Linear(100, 5), norms[1]
+    model, x = nn.Sequential(*layers).eval(), torch.randn(2, 3, 3, 3)
+    found, notes = pressed(model, x, bits=8)
+    assert notes[0] == "batch normalisation was folded into 0, 3"
+    assert torch.allclose(found(x), model(x), atol=0.03)
+
+
 def test_a_clustered_model_clustered_again_stays_as_it_is(pressed):
     once, _ = pressed(compress_zoo.build(), bits=3)
     twice, _ = pressed(once, bits=3)
@@ -341,6 +354,7 @@ def test_a_pattern_that_matches_nothing_and_a_model_without_layers_are_refused(p
         ({"init": "best"}, "init: "),
         ({"layers": {"a": {"bits": 9}}}, r"layers.*bits: "),
         ({"teacher": True}, "teacher: it teaches while fine-tuning"),
+        ({"alpha": 0.5}, "alpha: it is the teacher's"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_by_name(options, line):

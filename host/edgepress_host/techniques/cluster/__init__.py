@@ -77,9 +77,12 @@ class Cluster(Trained, frozen=True):
         return lost if self.keep_zeros else lost | {"zeros"}
 
     def check(self) -> None:
-        """Raise UsageError for a teacher without lessons."""
+        """Raise UsageError for a teacher without lessons, and for lessons without a teacher."""
         if self.teacher and not self.epochs:
             raise UsageError("teacher: it teaches while fine-tuning; give epochs, or leave teacher away")
+        for name, usual in (("temperature", 4.0), ("alpha", 0.9)):
+            if getattr(self, name) != usual and not self.teacher:
+                raise UsageError(f"{name}: it is the teacher's; give teacher = true, or leave it away")
 
     def apply_module(self, model: nn.Module, bench: Workbench) -> nn.Module:
         """Return a copy with shared weights, fine-tuned if `epochs` says so."""

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from edgepress_host.press.structure import replace_layer
 from edgepress_host.press.training import first_output, one_thread
 
-_BEFORE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_BEFORE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -53,12 +54,12 @@ def _pairs(model: nn.Module, sample: Tensor) -> dict[str, str]:
 
     def taken(name: str, given: tuple[Tensor, ...]) -> None:
         calls.append(name)
-        pairs.update({source: name for output, source in made if output is given[0]})
+        pairs.update({source: name for output, source in made if given and output is given[0]})
 
     hooks = [
         layer.register_forward_hook(lambda _, __, output, name=name: out(name, output))
         for name, layer in model.named_modules()
-        if type(layer) in _BEFORE
+        if type(layer) in _BEFORE and not (isinstance(layer, _TRANSPOSED) and layer.groups > 1)
     ]
     hooks += [
         norm.register_forward_pre_hook(lambda _, given, name=name: taken(name, given))
@@ -84,7 +85,9 @@ def _folded(layer: nn.Module, norm: nn.Module) -> nn.Module:
         scale = scale * norm.weight.double()
     moved = (0.0 if layer.bias is None else layer.bias.double()) - norm.running_mean.double()
     bias = moved * scale + (0.0 if norm.bias is None else norm.bias.double())
+    outputs = 1 if isinstance(layer, _TRANSPOSED) else 0
+    shape = [-1 if axis == outputs else 1 for axis in range(layer.weight.ndim)]
     result = copy.deepcopy(layer)
-    result.weight = nn.Parameter((layer.weight.double() * scale.reshape(-1, *[1] * (layer.weight.ndim - 1))).float())
+    result.weight = nn.Parameter((layer.weight.double() * scale.reshape(shape)).float())
     result.bias = nn.Parameter(bias.float())
     return result

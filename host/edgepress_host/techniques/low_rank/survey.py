@@ -26,7 +26,12 @@ def survey(model: nn.Module, sample: Tensor) -> dict[str, Site]:
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, KINDS)}
     shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in layers}
     hooks = [
-        layer.register_forward_pre_hook(lambda _, given, name=name: shapes[name].append(tuple(given[0].shape)))
+        layer.register_forward_pre_hook(
+            lambda _, given, named, name=name: shapes[name].append(
+                tuple((given[0] if given else named["input"]).shape)
+            ),
+            with_kwargs=True,
+        )
         for name, layer in layers.items()
     ]
     training = model.training
