@@ -229,17 +229,19 @@ class TestSchedules:
         from edgepress_host.techniques.prune.plan import Wanted
         from edgepress_host.techniques.prune.weights import Rule, WeightCut
 
-        layer = nn.Linear(4, 1, bias=False)
+        layer = nn.Linear(6, 1, bias=False)
         with torch.no_grad():
-            layer.weight.copy_(torch.tensor([[0.1, 0.2, 0.3, 0.4]]))
-        cut = WeightCut({"l": layer}, {"l": Wanted(0.5, None, False)}, Rule(False, False, None), lambda _: None)
+            # An earlier step took the last two.
+            layer.weight.copy_(torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.0, 0.0]]))
+        cut = WeightCut({"l": layer}, {"l": Wanted(2 / 3, None, False)}, Rule(False, False, None), lambda _: None)
         after = Gradual(cut, Ramp(0.0, 0.0, 1.0, 1, 0.0), regrow=regrow)
         for number in range(4):
+            # The loss wants the first weight, whose gradient is there though it is zero.
+            layer.weight.grad = torch.tensor([[-1.0, 0.0, 0.0, 0.0, -9.0, 0.0]])
             with torch.no_grad():
-                # What an optimiser does that wants the first weight, whose gradient is there though it is zero.
-                layer.weight.add_(torch.tensor([[0.1, 0.0, 0.0, 0.0]]))
+                layer.weight[:, :4] -= 0.1 * layer.weight.grad[:, :4]
             after(Step(torch.zeros(1), torch.zeros(1), torch.zeros(1), number, 4))
-        assert (layer.weight != 0).tolist() == [[regrow, False, not regrow, True]]
+        assert (layer.weight != 0).tolist() == [[regrow, False, not regrow, True, False, False]]
         if regrow:
             assert layer.weight[0, 0].item() == pytest.approx(0.5)
 
