@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
+from edgepress_host.press.soft import taught
 from edgepress_host.press.trained import Trained
-from edgepress_host.press.training import Loss, Step, first_output, holds_classes, supervised
+from edgepress_host.press.training import LearningRate, Loss, supervised
 from edgepress_host.technique import Stage, StepFailed, Trait, Workbench, check_patterns, for_layer
 from edgepress_host.techniques.qat.capture import NotCaptured, capture, fold_batch_norms
 from edgepress_host.techniques.qat.program import BASE
 from edgepress_host.techniques.qat.rounding import Weighted, freeze, others, round_activations, round_weights, weighted
 
 Bits = Literal[8, 4, 2, 1]
-TEMPERATURE = 2.0
-"""Of the teacher's class scores."""
 
 
 class QatLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -34,9 +30,9 @@ class Qat(Trained, frozen=True):
 
     It concerns Conv1d, Conv2d and Linear; the first and the last of them have `edges` bits, unless `layers` or `types`
     says otherwise. Weights have a symmetric grid per output channel, activations an asymmetric one per tensor, which
-    starts from the range of the first `observe` samples of the calibrate split. With `teacher`, the loss is half the
-    labels' and half that of the original's answers. Batch normalisation is folded into the layers before training,
-    and dropout is left out.
+    starts from the range of the first `observe` samples of the calibrate split. `teacher` trains with soft targets of
+    the original beside the labels, with `temperature` and `alpha`. Batch normalisation is folded into the layers before
+    training, and dropout is left out.
     """
 
     stage: ClassVar[Stage] = "module"
@@ -51,8 +47,11 @@ class Qat(Trained, frozen=True):
     edges: Bits = 8
     observe: Annotated[int, msgspec.Meta(ge=1)] = 256
     teacher: bool = False
+    temperature: Annotated[float, msgspec.Meta(gt=0, le=100)] = 4.0
+    alpha: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.9
     skip: bool = False
     epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
+    lr: LearningRate = 3e-4
     layers: dict[str, QatLayer] = msgspec.field(default_factory=dict)
     types: dict[str, QatLayer] = msgspec.field(default_factory=dict)
 
@@ -74,7 +73,7 @@ class Qat(Trained, frozen=True):
         """Return a program whose weights and activations are on grids. Raises StepFailed."""
         samples = bench.calibration(self.observe)
         try:
-            captured = capture(model, samples[:2])
+            captured = capture(model, bench.calibration(2))
         except NotCaptured as error:
             raise StepFailed(str(error)) from error
         program = captured.program
@@ -105,14 +104,13 @@ class Qat(Trained, frozen=True):
     def _loss(self, bench: Workbench) -> Loss:
         if not self.teacher:
             return supervised
-        teacher = copy.deepcopy(bench.original()).eval()
-
-        def loss(outputs: Any, step: Step) -> Tensor:
-            with torch.no_grad():
-                answers = first_output(teacher(step.x))
-            return 0.5 * supervised(outputs, step) + 0.5 * _apart(first_output(outputs), answers, step)
-
-        return loss
+        return taught(
+            bench.original(),
+            bench.split("train").first(self.samples),
+            augmented=bench.augment is not None,
+            temperature=self.temperature,
+            alpha=self.alpha,
+        )
 
     def _tell(self, bits: dict[str, int], left: list[str], bench: Workbench) -> None:
         low = sorted({width for width in bits.values() if width < 8}, reverse=True)
@@ -125,11 +123,3 @@ class Qat(Trained, frozen=True):
             bench.note("activations stay fp32: the file is smaller, and its layers run in fp32")
         if left:
             bench.note(f"left in fp32, since QAT concerns convolutions and dense layers: {', '.join(left)}")
-
-
-def _apart(outputs: Tensor, answers: Tensor, step: Step) -> Tensor:
-    """How far the answers are from the teacher's: divergence of softened class scores, or squared error."""
-    if not holds_classes(step.y.numpy()):
-        return functional.mse_loss(outputs, answers)
-    soft, wanted = (torch.log_softmax(scores / TEMPERATURE, dim=-1) for scores in (outputs, answers))
-    return TEMPERATURE**2 * functional.kl_div(soft, wanted, reduction="batchmean", log_target=True)

@@ -75,7 +75,7 @@ def _written(exported: torch.export.ExportedProgram, model: nn.Module) -> Captur
             return stands_for.get(other.name, other.name)
 
         if node.op == "placeholder" and node.name in held:
-            name = held[node.name].replace(".", "__")
+            name = f"{'' if '.' in held[node.name] else 'own__'}{held[node.name].replace('.', '__')}"
             program.add_module(name, _holder(values[held[node.name]]))
             nodes.append(Node(node.name, "layer", name))
             layer = held[node.name].rpartition(".")[0]

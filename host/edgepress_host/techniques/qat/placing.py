@@ -47,7 +47,7 @@ def places(nodes: Sequence[Node], layers: set[str]) -> list[frozenset[str]]:
     ...     Node("r", "call", "aten.relu.default", ({"node": "c"},)),
     ... ]
     >>> [sorted(group) for group in places(steps, {"c"})]
-    [['r'], ['x']]
+    [['x'], ['r']]
     """
     taken = users(nodes)
     by_name = {node.name: node for node in nodes}
