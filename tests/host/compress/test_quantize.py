@@ -264,6 +264,12 @@ def test_symmetric_activations_have_zero_in_the_middle(format_, made):
 
 
 @pytest.mark.parametrize("format_", ["onnx", "tflite"])
+def test_a_range_of_weights_by_mse_is_nearer_at_few_bits(format_, made, away, net):
+    apart = [away(format_, made(format_, mode="weight_only", bits=2, weight_range=one)[0]) for one in ("minmax", "mse")]
+    assert apart[1] < 0.8 * apart[0]
+
+
+@pytest.mark.parametrize("format_", ["onnx", "tflite"])
 def test_four_methods_of_calibration_give_four_files_that_work(format_, made, away):
     files = {
         method: made(format_, mode="static", calibration=method, percentile=99.0, samples=16)[0]

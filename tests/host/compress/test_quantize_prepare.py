@@ -156,6 +156,16 @@ def test_smoothing_moves_an_outlier_into_the_weights_by_the_share_asked_for(prep
     assert spread(whole) == pytest.approx(1, rel=1e-3)
 
 
+def test_dense_layers_between_tokens_are_known_by_their_names(bench):
+    content = exporters.get("onnx").export(seeded(Attentive), bench.calibration(2))
+    options = {"mode": "weight_only", "layers": {"query": {"bits": 4}, "key": {"skip": True}}}
+    made = convert(options, technique.found()["quantize"]).apply_graph("onnx", content, bench)
+    stored = [
+        weight.dtype for weight in exporters.get("onnx").weights(made) if weight.shape in {(12, 12), (4, 12), (12, 4)}
+    ]
+    assert sorted(stored) == ["float", "int4", "int8", "int8"]
+
+
 def test_bias_correction_takes_the_shift_off_the_mean_outputs(net, prepare, bench):
     x = bench.calibration(48)
     made, notes = prepare(bias_correction=True, bits=2, samples=48)
@@ -231,6 +241,22 @@ def test_bits_by_sensitivity_keep_within_the_accuracy_and_use_it(bench):
 def test_a_model_without_layers_to_quantize_is_refused(prepare):
     with pytest.raises(StepFailed, match="the model has no dense layer or convolution to quantize"):
         prepare(nn.Flatten(), bias_correction=True)
+
+
+def test_a_recipe_prepares_the_module_before_the_export_and_keeps_it_between_runs(press, tmp_path):
+    text = (
+        "[model]\nsource = 'compress_zoo:build'\n[data]\nsource = 'compress_zoo:load'\n[guard]\nmax_drop = 0.5\n"
+        "[[variant]]\nname = 'v'\nformats = ['onnx']\nsteps = [{technique = 'quantize', mode = 'static', "
+        "samples = 32, equalize = 'cross_layer', bias_correction = true, mixed = {size = 0.5}}]\n"
+    )
+    first = press(text, tmp_path / "out")["v.onnx"]
+    assert first.verdict == "ok"
+    assert first.steps[0].notes[0] == "equalized 2 pairs of layers; in none: stem"
+    assert first.steps[0].notes[1].startswith("bits by sensitivity, ")
+    assert first.steps[0].notes[2] == "corrected the biases of 5 layers"
+    again = press(text, tmp_path / "out")
+    assert again["v.onnx"].steps == first.steps
+    assert not any("sensitivity" in doing for doing in again.doing)
 
 
 def test_a_model_that_came_as_a_file_is_refused_with_the_reason(press, tmp_path):

@@ -21,6 +21,7 @@ from edgepress_host.techniques.quantize.grid import Integers
 from edgepress_host.techniques.quantize.onnx_weights import (
     BYTE,
     Held,
+    biased_layers,
     drop,
     expanded,
     held_weights,
@@ -143,11 +144,12 @@ def layers(content: bytes) -> dict[str, tuple[str, str]]:
 
 def _layers(model: ModelProto) -> dict[str, tuple[str, str]]:
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    biased = biased_layers(model)
     found = {}
     for node in model.graph.node:
         held = [stored[name] for name in node.input if name in stored and len(stored[name].dims) > 1]
         if held:
-            found[node.name] = layer_of(node, held[0].name, len(held[0].dims))
+            found[node.name] = layer_of(node, held[0].name, len(held[0].dims), biased)
     return found
 
 

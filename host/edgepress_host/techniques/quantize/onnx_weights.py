@@ -34,21 +34,37 @@ def held_weights(model: ModelProto) -> list[Held]:
     """Weights of convolutions, dense and recurrent layers and embeddings, in the graph's order; each tensor once."""
     stored = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
     found: dict[str, Held] = {}
+    biased = biased_layers(model)
     for node in model.graph.node:
         for place, name in enumerate(node.input):
             if name not in stored or len(stored[name].dims) < 2 or name in found:
                 continue
             kept = _kept(node, place, len(stored[name].dims))
             if kept is not None:
-                layer, kind = layer_of(node, name, len(stored[name].dims))
+                layer, kind = layer_of(node, name, len(stored[name].dims), biased)
                 found[name] = Held(node, name, layer, kind, numpy_helper.to_array(stored[name]), kept)
     return list(found.values())
 
 
-def layer_of(node: NodeProto, tensor: str, rank: int) -> tuple[str, str]:
+def biased_layers(model: ModelProto) -> dict[str, str]:
+    """Tensor → name of the layer whose bias is added to it.
+
+    The exporter stores a dense layer's weight transposed, without its name, where inputs have more than two axes.
+    """
+    stored = {tensor.name for tensor in model.graph.initializer}
+    added = [tuple(node.input) for node in model.graph.node if node.op_type == "Add"]
+    return {
+        other: bias.removesuffix(".bias")
+        for pair in added
+        for bias, other in (pair, pair[::-1])
+        if bias in stored and bias.endswith(".bias")
+    }
+
+
+def layer_of(node: NodeProto, tensor: str, rank: int, biased: dict[str, str]) -> tuple[str, str]:
     """Name and type of the torch layer that a node with a weight came from."""
     kind = f"Conv{rank - 2}d" if node.op_type == "Conv" else _KINDS.get(node.op_type, node.op_type)
-    return tensor.rpartition(".")[0] or node.name, kind
+    return tensor.rpartition(".")[0] or biased.get(node.output[0], node.name), kind
 
 
 def _kept(node: NodeProto, place: int, rank: int) -> tuple[int, ...] | None:
