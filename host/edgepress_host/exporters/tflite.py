@@ -23,6 +23,7 @@ from edgepress_host.exporters._tflite_edit import finished, with_grids
 from edgepress_host.press.quiet import quiet
 
 SUFFIX = ".tflite"
+_PACKED_BITS = {"int4": 4, "uint4": 4, "int2": 2}
 
 
 def export(module: nn.Module, example: np.ndarray) -> bytes:
@@ -120,7 +121,11 @@ def _schema_types() -> dict[str, int]:
 
 
 def _nonzero(dtype: str, raw: bytes) -> int:
-    """Count by the stored bytes; a packed 4-bit tensor counts bytes that hold anything."""
+    """Count by the stored values; 4 and 2 bits are packed, and what fills the last byte is zero."""
+    if dtype in _PACKED_BITS:
+        bits = _PACKED_BITS[dtype]
+        fields = np.frombuffer(raw, np.uint8)[:, np.newaxis] >> np.arange(0, 8, bits, dtype=np.uint8)
+        return int(np.count_nonzero(fields & ((1 << bits) - 1)))
     try:
         kind = np.dtype(dtype)
     except TypeError:

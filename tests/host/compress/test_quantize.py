@@ -355,14 +355,15 @@ def test_weights_that_are_zero_stay_exactly_zero(bits, sparse, made):
 
 
 @pytest.mark.parametrize("mode", ["weight_only", "static"])
-def test_zeros_that_rounding_made_are_counted(mode, sparse, made):
+@pytest.mark.parametrize("format_", ["onnx", "tflite"])
+def test_zeros_that_rounding_made_are_counted(format_, mode, sparse, made):
     model, before = sparse
-    content, _ = made("onnx", before["onnx"], mode=mode, bits=2, samples=16)
+    content, _ = made(format_, before[format_], mode=mode, bits=2, samples=16)
     exact = int(torch.count_nonzero(model.dense.weight))
     counts = Counts(params=144 * 16 + 16, nonzero_params=exact + 16, macs=None)
     left = integers(model.dense.weight.detach().numpy(), 2, (0,)).values
     assert np.count_nonzero(left) < exact
-    assert recount(counts, "onnx", before["onnx"], content).nonzero_params == np.count_nonzero(left) + 16
+    assert recount(counts, format_, before[format_], content).nonzero_params == np.count_nonzero(left) + 16
 
 
 def test_recurrent_layers_have_few_bits_in_mode_weight_only_and_are_named_where_they_cannot(bench, made, away):
