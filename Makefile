@@ -11,7 +11,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test lint bench setup data clean
+.PHONY: demo test lint bench bench-container setup data clean
 
 demo: setup .venv-tflite/ready data
 	$(BIN)/edgepress demo --out runs/demo --tflite-python .venv-tflite/bin/python
@@ -27,6 +27,10 @@ lint: setup
 bench: setup
 	$(BIN)/python benchmarks/transfer.py
 	$(BIN)/python benchmarks/transfer.py --mb 50
+
+# What the container makes of files, and how fast it expands them; FILES="a.onnx b.tflite" takes your own.
+bench-container: setup
+	$(BIN)/python benchmarks/container.py $(FILES)
 
 setup: .venv/ready
 

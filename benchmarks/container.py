@@ -2,7 +2,7 @@
 
 `python benchmarks/container.py [FILE ...] [--rounds 5]` prints a table in Markdown. Without files it takes ResNet-8 and
 LeNet-300-100 of the zoo, with weights zeroed (the smallest) and shared (16 values a layer) and not trained again, since
-only sizes count here, and matrices of 30 MB of each kind. Decoding is CPU time of one thread, the median of the rounds.
+only sizes count here, and matrices of 10 MB of each kind. Decoding is CPU time of one thread, the median of the rounds.
 """
 
 from __future__ import annotations
@@ -87,11 +87,11 @@ def made() -> Iterator[tuple[str, bytes]]:
             onnx = exporters.get("onnx").export(model, example)
             yield f"{name}, int8, ONNX", int8(onnx)
             yield f"{name}, fp32, TFLite", exporters.get("tflite").export(model, example)
-    big = nn.Sequential(nn.Linear(2600, 2600), nn.Linear(2600, 250))
+    big = nn.Sequential(nn.Linear(1500, 1500), nn.Linear(1500, 250))
     torch.manual_seed(0)
     for layer in big:
         nn.init.normal_(layer.weight, std=0.02)
-    example = np.zeros((2, 2600), np.float32)
+    example = np.zeros((2, 1500), np.float32)
     kinds = {
         "dense": big,
         "0.1 left": pressed(big, 0.1, shared=False),
@@ -99,10 +99,10 @@ def made() -> Iterator[tuple[str, bytes]]:
         "16 shared": pressed(big, 1.0, shared=True),
     }
     for kind, variant in kinds.items():
-        yield f"30 MB, {kind}", exporters.get("onnx").export(variant, example)
-    huge = nn.Sequential(nn.Linear(5200, 5600))
+        yield f"10 MB, {kind}", exporters.get("onnx").export(variant, example)
+    huge = nn.Sequential(nn.Linear(3200, 3200))
     nn.init.normal_(huge[0].weight, std=0.02)
-    yield "30 MB, int8", int8(exporters.get("onnx").export(huge, np.zeros((2, 5200), np.float32)))
+    yield "10 MB, int8", int8(exporters.get("onnx").export(huge, np.zeros((2, 3200), np.float32)))
 
 
 def pressed(model: nn.Module, left: float, *, shared: bool) -> nn.Module:

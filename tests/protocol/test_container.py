@@ -13,10 +13,10 @@ import pytest
 from edgepress_protocol import codec, container
 from edgepress_protocol.container import spans
 from edgepress_protocol.container.dictionary import DICTIONARY
-from edgepress_protocol.container.layouts import LAYOUTS
+from edgepress_protocol.container.layouts import LAYOUTS, read, write_sparse
 from edgepress_protocol.container.pieces import varint
 from edgepress_protocol.container.places import Plan, write_places
-from edgepress_protocol.container.rans import Reader, Writer, from_byte, normalized, slots, to_byte
+from edgepress_protocol.container.rans import Reader, Writer, from_byte, normalized, to_byte
 from edgepress_protocol.errors import Rejected
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -157,17 +157,24 @@ def test_sizes_beyond_all_bounds_are_refused_before_memory_is_taken() -> None:
         expand(PACKED[:8] + numbers, huge)
 
 
+def test_what_would_take_long_for_what_comes_of_it_is_refused_before_it_is_done() -> None:
+    data = bytes(range(1, 251)) * 800 + bytes(200_000)
+    payload = write_sparse(data, 1, 3, 400, blocks=True)
+    with pytest.raises(Rejected, match="200000 nonzeros in 400000 bytes would take too long"):
+        read("blocks", payload, len(data), 1)
+
+
 def test_streams_that_end_early_or_late_are_refused() -> None:
     writer = Writer()
     model = normalized([3, 1, 4])
     writer.symbols(model, [0, 1, 2] * 50)
     stream = writer.flush()
     early = Reader(stream)
-    assert early.symbols(slots(model), 149) == ([0, 1, 2] * 50)[:-1]
+    assert early.symbols(model, 149) == ([0, 1, 2] * 50)[:-1]
     with pytest.raises(Rejected, match="damaged"):
         early.close()
     with pytest.raises(Rejected, match="cut short"):
-        Reader(stream).symbols(slots(model), 2000)
+        Reader(stream).symbols(model, 2000)
 
 
 # ---- the parts

@@ -218,4 +218,4 @@ def _batches(order: Tensor, batch: int) -> Iterator[Tensor]:
 def _keep_zeros(masks: list[tuple[nn.Parameter, Tensor]]) -> None:
     with torch.no_grad():
         for weight, mask in masks:
-            weight.mul_(mask)
+            weight.mul_(mask).add_(0.0)  # a negative weight times zero is -0.0, whose bits are not those of 0.0

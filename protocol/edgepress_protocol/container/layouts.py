@@ -21,7 +21,7 @@ from typing import Literal, get_args
 
 from edgepress_protocol.container.pieces import TYPECODES, Cursor, deflate, deflate_planes, from_planes, inflate, varint
 from edgepress_protocol.container.places import Plan, write_places
-from edgepress_protocol.container.rans import Reader, from_byte, normalized, slots, to_byte
+from edgepress_protocol.container.rans import Reader, from_byte, normalized, to_byte
 from edgepress_protocol.errors import Rejected
 
 Layout = Literal["bytes", "planes", "book", "gaps", "blocks", "pooled", "rows"]
@@ -169,13 +169,13 @@ def _read_sparse(layout: Layout, cursor: Cursor, count: int, size: int, output_b
     indices: Iterable[int] = ()
     if layout == "blocks":
         plan = Plan(cursor, count)
-        if plan.count * EVERY_BYTES > output_bytes + FREE_BYTES:
+        if plan.decisions * EVERY_BYTES > output_bytes + FREE_BYTES:
             raise Rejected(f"container: {plan.count} nonzeros in {output_bytes} bytes would take too long")
         weights = cursor.take(distinct)
         reader = Reader(cursor.take(cursor.varint(cursor.left)))
         places = plan.read(reader)
         if distinct and places:
-            indices = reader.symbols(slots(normalized([from_byte(weight) for weight in weights])), len(places))
+            indices = reader.symbols(normalized([from_byte(weight) for weight in weights]), len(places))
         reader.close()
     else:
         nonzeros, steps = cursor.varint(count), cursor.varint(count)

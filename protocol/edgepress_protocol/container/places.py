@@ -13,7 +13,7 @@ from itertools import compress
 from math import isqrt, log2
 
 from edgepress_protocol.container.pieces import Cursor, varint
-from edgepress_protocol.container.rans import Reader, Writer, density_level, from_byte, normalized, slots, to_byte
+from edgepress_protocol.container.rans import Reader, Writer, density_level, from_byte, normalized, to_byte
 from edgepress_protocol.errors import Rejected
 
 MAX_CLASSES = 16
@@ -74,6 +74,8 @@ class Plan:
         self._models = [cursor.take(count) if count > 1 else b"" for count in self._classes]
         self._counts = [cursor.varint(elements) for _ in range(self._classes[0] * self._classes[1])]
         self.count = sum(self._counts)
+        sorted_ = zip((self._height, self._width), self._classes, strict=True)
+        self.decisions = self.count + sum(length for length, count in sorted_ if count > 1)
 
     def read(self, reader: Reader) -> list[int]:
         """Read the places, in the order in which they were written.
@@ -103,7 +105,7 @@ class Plan:
 def _read_classes(reader: Reader, model: bytes, length: int) -> list[int]:
     if not model:
         return [0] * length
-    return reader.symbols(slots(normalized([from_byte(weight) for weight in model])), length)
+    return reader.symbols(normalized([from_byte(weight) for weight in model]), length)
 
 
 def _members(classes: Sequence[int], count: int, step: int) -> list[Sequence[int]]:

@@ -8,6 +8,7 @@ numbers: each board and each Python gives the very same tables.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate, repeat
@@ -19,8 +20,11 @@ SCALE = 1 << SCALE_BITS
 LOWEST = 1 << 16
 MAX_RAW_BITS = 12
 
-Slots = list[tuple[int, int, int]]
-"""For each of the 4096 slots: the symbol, its frequency, and slot - start of the symbol."""
+Slot = tuple[int, int, int]
+"""A symbol, its frequency, and slot - start of the symbol."""
+
+_MANY = 1024
+"""Symbols for which it pays to lay out all 4096 slots beforehand."""
 
 
 class Writer:
@@ -58,9 +62,27 @@ class Writer:
         return struct.pack(f"<I{len(words)}H", state, *reversed(words))
 
 
-def slots(frequencies: Sequence[int]) -> Slots:
-    """Lay out a model for reading."""
-    table: Slots = []
+class _Found(dict[int, Slot]):
+    """Slots of a model that is read from a few times only: looked up when they are met."""
+
+    def __init__(self, frequencies: Sequence[int]) -> None:
+        super().__init__()
+        self._frequencies, self._starts = frequencies, starts(frequencies)
+
+    def __missing__(self, slot: int) -> Slot:
+        symbol = bisect_right(self._starts, slot) - 1
+        found = self[slot] = symbol, self._frequencies[symbol], slot - self._starts[symbol]
+        return found
+
+
+Slots = list[Slot] | _Found
+
+
+def slots(frequencies: Sequence[int], reads: int) -> Slots:
+    """Lay out a model that so many symbols will be read with."""
+    if reads < _MANY:
+        return _Found(frequencies)
+    table: list[Slot] = []
     for symbol, frequency in enumerate(frequencies):
         table.extend(zip(repeat(symbol), repeat(frequency), range(frequency)))
     return table
@@ -122,13 +144,14 @@ class Reader:
         words.reverse()
         self._words = words
 
-    def symbols(self, model: Slots, count: int) -> list[int]:
+    def symbols(self, frequencies: Sequence[int], count: int) -> list[int]:
         """Read `count` symbols of one model.
 
         Raises:
             Rejected: the stream is cut short.
         """
         found: list[int] = []
+        model = slots(frequencies, count)
         state, take = self._state, self._words.pop
         add, last = found.append, SCALE - 1
         try:
@@ -152,7 +175,7 @@ class Reader:
         found: list[int] = []
         state, take = self._state, self._words.pop
         add, last = found.append, SCALE - 1
-        shift, model = gap_slots(level)
+        shift, model = gap_slots(level, many=count >= _MANY)
         place, low = -1, (1 << shift) - 1
         try:
             for _ in range(count):
@@ -231,7 +254,7 @@ def gap_model(level: int) -> tuple[int, list[int]]:
 
 
 @lru_cache(maxsize=64)
-def gap_slots(level: int) -> tuple[int, Slots]:
+def gap_slots(level: int, *, many: bool) -> tuple[int, Slots]:
     """Return the low bits of a gap and the slots of what is above them."""
     shift, frequencies = gap_model(level)
-    return shift, slots(frequencies)
+    return shift, slots(frequencies, _MANY if many else 0)

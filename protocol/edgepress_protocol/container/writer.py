@@ -130,7 +130,8 @@ def _sparse(
     found: dict[Layout, bytes] = {}
     if nonzeros <= max(output_bytes // _GAP_BYTES, _FREE_NONZEROS):
         found["gaps"] = write_sparse(data, size, level, width, blocks=False)
-    if nonzeros <= allowance.nonzeros and nonzeros * EVERY_BYTES <= output_bytes + FREE_BYTES:
+    decisions = nonzeros + width + len(data) // size // width
+    if nonzeros <= allowance.nonzeros and decisions * EVERY_BYTES <= output_bytes + FREE_BYTES:
         found["blocks"] = write_sparse(data, size, level, width, blocks=True)
     return found
 

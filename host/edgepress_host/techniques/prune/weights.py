@@ -71,7 +71,7 @@ class WeightCut:
         """Set to zero what this round is to take."""
         weights = [target.weight for target in self.chosen]
         for weight, mask in zip(weights, self.masks(weights, lambda ratio: share_of(ratio, share)), strict=True):
-            weight.mul_(mask)
+            weight.mul_(mask).add_(0.0)  # a negative weight times zero is -0.0, whose bits are not those of 0.0
 
     def masks(self, weights: Sequence[Tensor], now: Callable[[float], float]) -> list[Tensor]:
         """Return what stays of these stand-ins of the weights, where `now` says how far a ratio has come."""
