@@ -2,7 +2,8 @@
 
 Boards carry the Python of their system (3.10 on JetPack 6), so the agent must run on all of them. Each interpreter
 gets a virtual environment of its own (.venv-3.10, …), with the agent and the test tools alone; `make` has made the one
-with tflite-runtime and numpy 1. They run beside the tests of this environment, whose output is shown as it comes.
+with tflite-runtime and numpy 1. Two runs go on at a time; the output of the one that is here and not of compression is
+shown as it comes, that of the others when it ends, where it failed.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import hashlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 TFLITE = "tflite-runtime"
 MINORS = (10, 11, 12, 13, 14)
 TESTS = ("tests/protocol", "tests/device_agent")
+COMPRESSION = "tests/host/compress"
+NONE_CHOSEN = 5
+"""Exit status of pytest where its arguments leave no test."""
+
 TFLITE_TESTS = ("tests/device_agent/measure",)  # what the agent's core is tested with are ONNX files
 
 
@@ -59,24 +64,35 @@ def prepared(version: str, program: Path) -> Path:
     return venv / "bin/python"
 
 
-def elsewhere(name: str, python: Callable[[], Path]) -> tuple[str, int, str]:
-    tests = TFLITE_TESTS if name == TFLITE else TESTS
-    command = [python(), "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
-    done = subprocess.run(command, check=False, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return name, done.returncode, done.stdout
+def ran(name: str, python: Callable[[], Path], arguments: Sequence[str], *, shown: bool) -> tuple[str, int, str]:
+    command = [python(), "-m", "pytest", *arguments]
+    output = None if shown else subprocess.PIPE
+    done = subprocess.run(command, check=False, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, text=True)
+    return name, done.returncode, done.stdout or ""
 
 
 def main() -> int:
-    others = {f"Python {version}": partial(prepared, version, program) for version, program in interpreters().items()}
-    others[TFLITE] = lambda: ROOT / ".venv-tflite" / "bin" / "python"
-    with ThreadPoolExecutor(1) as pool:
-        ended = pool.map(lambda pair: elsewhere(*pair), others.items())
-        failed = subprocess.run([sys.executable, "-m", "pytest", *sys.argv[1:]], check=False, cwd=ROOT).returncode != 0
-        for name, code, output in ended:
-            failed |= code != 0
-            print(f"== {name}: {output.strip().splitlines()[-1]}", flush=True)
-            if code:
-                print(output)
+    here = Path(sys.executable)
+    apart = "-q", "-p", "no:cacheprovider"
+    jobs = [
+        partial(ran, "compression, this Python", lambda: here, (*apart, COMPRESSION, *sys.argv[1:]), shown=False),
+        partial(ran, "this Python", lambda: here, (f"--ignore={COMPRESSION}", *sys.argv[1:]), shown=True),
+        *(
+            partial(ran, f"Python {version}", partial(prepared, version, program), (*apart, *TESTS), shown=False)
+            for version, program in interpreters().items()
+        ),
+        partial(ran, TFLITE, lambda: ROOT / ".venv-tflite/bin/python", (*apart, *TFLITE_TESTS), shown=False),
+    ]
+    failed = False
+    # Two at a time: the longest first, so that they end together on a machine of two cores.
+    with ThreadPoolExecutor(2) as pool:
+        for done in as_completed([pool.submit(job) for job in jobs]):
+            name, code, output = done.result()
+            failed |= code not in (0, NONE_CHOSEN)
+            last = output.strip().splitlines()[-1] if output.strip() else f"exit status {code}"
+            print(f"== {name}: {last}", flush=True)
+            if code not in (0, NONE_CHOSEN):
+                print(output, flush=True)
     return int(failed)
 
 
