@@ -63,8 +63,8 @@ class Prune(Trained, frozen=True):
     `schedule` says when. one_shot: at once, then `epochs` of fine-tuning. iterative: in `iterations` rounds of
     pruning and `epochs` each (Han et al., NeurIPS 2015), every round the same part of what is left. constant, linear,
     polynomial (Zhu, Gupta 2017): zeros come while the model trains, from `initial_sparsity` at the share `begin` of
-    training to the ratio at `end`, every `frequency` steps, with `power`. A weight that is zero stays zero, unless
-    `regrow` lets it come back until `end` (Guo et al., NeurIPS 2016). No mask is left in the model.
+    training to the ratio at `end`, every `frequency` steps, with `power`. A weight that is
+    zero stays zero. No mask is left in the model.
 
     `teacher` fine-tunes with soft targets of the original beside the labels, with `temperature` and `alpha`.
     """
@@ -97,7 +97,6 @@ class Prune(Trained, frozen=True):
     end: Share = 0.75
     frequency: Annotated[int, msgspec.Meta(ge=1)] = 100
     power: Annotated[float, msgspec.Meta(gt=0, le=10)] = 3.0
-    regrow: bool = False
     teacher: bool = False
     temperature: Annotated[float, msgspec.Meta(gt=0, le=100)] = 4.0
     alpha: Share = 0.9
@@ -128,7 +127,7 @@ class Prune(Trained, frozen=True):
         pruned = copy.deepcopy(model).requires_grad_(True)
         cut = self._cut(pruned, bench)
         if isinstance(cut, WeightCut) and self.schedule in rules.DURING:
-            self.train(pruned, bench, self._loss(bench), after_step=Gradual(cut, self._ramp(), regrow=self.regrow))
+            self.train(pruned, bench, self._loss(bench), after_step=Gradual(cut, self._ramp()))
             cut(1.0)
             return pruned.eval()
         rounds = self._rounds()

@@ -11,9 +11,6 @@ from torch import Tensor
 from edgepress_host.press.training import Step
 from edgepress_host.techniques.prune.weights import WeightCut
 
-_UNSEEN_RATE = 0.1
-"""What 0.01 at a momentum of 0.9, with which the paper's networks learn, comes to."""
-
 
 class Ramp(NamedTuple):
     """From `initial` sparsity to a layer's own; `begin` and `end` are shares of training, `every` is in steps.
@@ -53,40 +50,23 @@ class Ramp(NamedTuple):
 class Gradual:
     """Called after each step of training, it zeroes what the ramp asks for; the weights themselves hold the zeros.
 
-    Without `regrow`, a weight that is gone stays gone. With it, weights that are masked go on learning unseen, by the
-    gradients that they have at zero, and come back where they have become larger than others (Guo, Yao, Chen: Dynamic
-    Network Surgery, NeurIPS 2016, equation 3, with the ramp's sparsity in place of thresholds). The unseen ones go by
-    plain gradient descent: the optimiser's steps are as long for noise as for what a weight is needed for.
+    A weight that is gone stays gone: the smallest of the next masks are those that are zero.
     """
 
-    def __init__(self, cut: WeightCut, ramp: Ramp, *, regrow: bool) -> None:
+    def __init__(self, cut: WeightCut, ramp: Ramp) -> None:
         self._cut = cut
         self._ramp = ramp
         self._weights = [target.weight for target in cut.chosen]
-        self._masks: list[Tensor] | None = None
-        # What an earlier step set to zero does not come back.
-        self._alive = [weight.detach() != 0 for weight in self._weights]
-        self._dense = [weight.detach().clone() for weight in self._weights] if regrow else None
+        self._masks: list[Tensor] = []
 
     @torch.no_grad()
     def __call__(self, step: Step) -> None:
         """Make the masks anew where they are due, and hold the weights to them."""
-        if self._dense is not None:
-            self._learn_unseen(self._dense)
+        # A negative weight times zero is -0.0, whose bits are not those of 0.0.
+        for weight, mask in zip(self._weights, self._masks, strict=bool(self._masks)):
+            weight.mul_(mask).add_(0.0)
         if self._ramp.is_due(step.number, step.total):
-            weights = self._dense or self._weights
             now = functools.partial(self._ramp.sparsity, number=step.number, total=step.total)
-            self._masks = self._cut.masks(weights, now)
-        for index, weight in enumerate(self._weights):
-            if self._masks is not None:
-                source = weight if self._dense is None else self._dense[index]
-                weight.copy_(source * self._masks[index])
-
-    def _learn_unseen(self, dense: list[Tensor]) -> None:
-        """Take over what the optimiser made of the seen weights, and let the others follow their gradients."""
-        for index, weight in enumerate(self._weights):
-            if self._masks is None:
-                dense[index].copy_(weight)
-            elif weight.grad is not None:
-                unseen = (dense[index] - _UNSEEN_RATE * weight.grad) * self._alive[index]
-                dense[index].copy_(torch.where(self._masks[index], weight, unseen))
+            self._masks = self._cut.masks(self._weights, now)
+            for weight, mask in zip(self._weights, self._masks, strict=True):
+                weight.mul_(mask).add_(0.0)

@@ -33,7 +33,6 @@ _SCHEDULES_WITH = {
     "end": DURING,
     "frequency": DURING,
     "power": ("polynomial",),
-    "regrow": DURING,
 }
 _PATTERN = re.compile(r"([1-9][0-9]?):([1-9][0-9]?)")
 
