@@ -30,6 +30,8 @@ FLOORS = {
     "dscnn": 0.98,
     "gru": 0.85,
     "lstm": 0.78,
+    "dscnn_unseen": 0.54,
+    "denoiser": -0.11,
 }
 PAGE = Path(__file__).parents[2] / "docs/how-to/train-the-zoo.md"
 WEIGHTS = Path(checkpoint.__file__).parent / "weights"
