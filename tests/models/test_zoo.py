@@ -32,6 +32,7 @@ FLOORS = {
     "lstm": 0.78,
     "dscnn_unseen": 0.54,
     "denoiser": -0.11,
+    "transformer": 0.81,
 }
 PAGE = Path(__file__).parents[2] / "docs/how-to/train-the-zoo.md"
 WEIGHTS = Path(checkpoint.__file__).parent / "weights"
