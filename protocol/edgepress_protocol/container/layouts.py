@@ -151,13 +151,12 @@ def _read_rows(cursor: Cursor, count: int, size: int) -> bytearray:
     indices = bytes(read(LAYOUTS[inner], cursor.rest(), count, 1, count * size))
     if entries < MAX_BOOK and indices.translate(None, bytes(range(entries))):
         raise Rejected("container: an index past the end of its table")
-    out = bytearray(count * size)
-    for row in range(count // width):
-        table = tables[row * table_bytes : (row + 1) * table_bytes]
-        part = indices[row * width : (row + 1) * width]
-        start, end = row * width * size, (row + 1) * width * size
-        for lane in range(size):
-            out[start + lane : end : size] = part.translate(bytes(table[lane::size]).ljust(MAX_BOOK, b"\0"))
+    rows = [indices[start : start + width] for start in range(0, count, width)]
+    out, padding = bytearray(count * size), bytes(MAX_BOOK - entries)
+    for lane in range(size):
+        values = bytes(tables[lane::size])
+        own = [values[start : start + entries] + padding for start in range(0, len(values), entries)]
+        out[lane::size] = b"".join(map(bytes.translate, rows, own))
     return out
 
 

@@ -130,8 +130,9 @@ def _sparse(
     found: dict[Layout, bytes] = {}
     if nonzeros <= max(output_bytes // _GAP_BYTES, _FREE_NONZEROS):
         found["gaps"] = write_sparse(data, size, level, width, blocks=False)
-    decisions = nonzeros + width + len(data) // size // width
-    if nonzeros <= allowance.nonzeros and decisions * EVERY_BYTES <= output_bytes + FREE_BYTES:
+    elements = len(data) // size
+    decisions = nonzeros + width + elements // width
+    if nonzeros <= min(allowance.nonzeros, elements // 2) and decisions * EVERY_BYTES <= output_bytes + FREE_BYTES:
         found["blocks"] = write_sparse(data, size, level, width, blocks=True)
     return found
 
