@@ -142,7 +142,8 @@ def _press(shop: Workshop, variant: Variant, format_: str, baseline: Baseline, c
 def _step(
     shop: Workshop, step: Technique, format_: str, before: Pressed, measured: Measured, original: Measured
 ) -> tuple[StepResult, Pressed | None]:
-    options = fields_of(step)
+    # As they are read back from the file, where a tuple is a list.
+    options = msgspec.json.decode(msgspec.json.encode(fields_of(step)))
     try:
         outcome = shop.step(step, before, format_)
         after = shop.measure(format_, outcome.pressed)
