@@ -43,8 +43,11 @@ _BLOCK_BYTES = 150
 _GAP_BYTES = 13
 """The same of one in `gaps`, at .12 µs."""
 
-_FREE_NONZEROS = 1024
+_FREE_NONZEROS = 512
 """So many cost nothing that anybody would notice."""
+
+_MODELS = 300
+"""What the models of a segment in `blocks` take to lay out, in nonzeros."""
 
 
 @dataclass
@@ -117,7 +120,7 @@ def _laid_out(data: bytes, span: Span, level: int, allowance: _Allowance) -> tup
         nonzeros = hidden if best == "blocks" else None
     layout = min(found, key=lambda one: len(found[one]))
     if layout in {"blocks", "rows"} and nonzeros is not None:
-        allowance.nonzeros -= nonzeros
+        allowance.nonzeros -= nonzeros + _MODELS
     if size == 4 and layout in {"bytes", "planes"} and len(data) <= POOLED_BYTES:
         return "pooled", b""
     return layout, _again(layout, data, size, level, found[layout]) if first != level else found[layout]
@@ -132,7 +135,10 @@ def _sparse(
         found["gaps"] = write_sparse(data, size, level, width, blocks=False)
     elements = len(data) // size
     decisions = nonzeros + width + elements // width
-    if nonzeros <= min(allowance.nonzeros, elements // 2) and decisions * EVERY_BYTES <= output_bytes + FREE_BYTES:
+    if (
+        nonzeros <= min(allowance.nonzeros - _MODELS, elements // 2)
+        and decisions * EVERY_BYTES <= output_bytes + FREE_BYTES
+    ):
         found["blocks"] = write_sparse(data, size, level, width, blocks=True)
     return found
 
