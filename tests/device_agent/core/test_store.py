@@ -44,7 +44,9 @@ def test_what_cannot_fit_evicts_nothing(tmp_path):
     assert store.present(blob)
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     sizes=st.lists(st.integers(1, 300), max_size=8),
     kept=st.sets(st.integers(0, 7)),

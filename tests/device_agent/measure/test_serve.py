@@ -188,7 +188,9 @@ def test_bad_input_is_400_in_one_line_and_the_next_request_is_served(endpoint, r
     assert ask(endpoint, "POST", "/v2/models/active/infer", RIGHT)[0] == 200
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     st.binary(max_size=200)
     | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(lambda v: json.dumps(v).encode())
