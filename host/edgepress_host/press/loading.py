@@ -67,6 +67,10 @@ def load_module(reference: str, *, key: str = "model.source") -> nn.Module:
             f"{key} = {reference!r}: expected a torch.nn.Module or a callable that returns one, "
             f"got {type(found).__name__}"
         )
+    odd = next(((name, w.dtype) for name, w in found.named_parameters() if w.dtype != torch.float32), None)
+    if odd is not None:
+        name, kind = odd[0], str(odd[1]).removeprefix("torch.")
+        raise UsageError(f"{key} = {reference!r}: expected weights in float32, got {kind} in {name}; use model.float()")
     return found.eval()
 
 

@@ -59,7 +59,8 @@ def digest(model: nn.Module) -> str:
         found.update(f"{path}{sorted(_settings(layer).items())}".encode())
     for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()], key=lambda pair: pair[0]):
         found.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().contiguous().numpy().tobytes())
+        # As bytes: numpy has no bfloat16.
+        found.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     classes = {type(module).__module__ for module in model.modules()}
     found.update(code.fingerprint(name for name in classes if name.partition(".")[0] != "torch").encode())
     return found.hexdigest()

@@ -59,6 +59,10 @@ class Diverged(EdgepressError):  # noqa: N818 - it names what happened to the tr
     """Training produced a loss that is not a finite number, before anything worth keeping was reached."""
 
 
+class NothingToTrain(EdgepressError):  # noqa: N818 - it names what was found
+    """A model without weights that could learn, or too few samples."""
+
+
 class Schedule(msgspec.Struct, frozen=True):
     """How long and how fast to train. `samples` takes the first ones; `bfloat16` is for forward passes alone."""
 
@@ -94,7 +98,7 @@ def fit(
     `after_step` may change weights (masks, projections) after each step of the optimiser.
 
     Where the loss stops being finite, training ends with the weights of the epoch whose mean loss was the smallest,
-    and a note says so. Raises Diverged where that happens in the first epoch.
+    and a note says so. Raises Diverged where that happens in the first epoch, and NothingToTrain.
     """
     chosen = samples.first(schedule.samples)
     # Convolutions train about 1.5 times faster with the channels last; the weights leave as they came.
@@ -106,6 +110,8 @@ def fit(
         learner.to(memory_format=layout).train()  # type: ignore[call-overload]
     masks = [(weight, weight != 0) for weight in model.parameters() if weight.ndim > 1 and bool((weight == 0).any())]
     total = schedule.epochs * sum(1 for _ in _batches(torch.arange(len(x)), schedule.batch))
+    if schedule.epochs and not total:
+        raise NothingToTrain(f"training takes 2 samples or more, and the train split has {len(x)}")
     number, best = 0, _Best()
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(around.seed)
@@ -133,6 +139,10 @@ def fit(
                 if number % 20 == 0:
                     around.say(f"epoch {epoch}/{schedule.epochs}, {number + 1}/{total} steps, loss {reached:.3f}")
                 number += 1
+            # The last step may have broken what no loss was computed of any more.
+            if not _is_finite(model):
+                best.go_back(model, f"weights became infinite in epoch {epoch}; lower lr ({schedule.lr})", around)
+                return _left(learners)
             best.keep(model, epoch, losses)
     return _left(learners)
 
@@ -141,6 +151,8 @@ def _optimiser(
     learners: Sequence[nn.Module], schedule: Schedule, total: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     weights = [weight for learner in learners for weight in learner.parameters() if weight.requires_grad]
+    if not weights:
+        raise NothingToTrain("the model has no weights that could learn; leave this step out")
     optimiser = torch.optim.AdamW(weights, lr=schedule.lr, weight_decay=schedule.weight_decay)
     return optimiser, torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=max(1, total))
 
@@ -165,6 +177,10 @@ class _Best:
         around.note(f"{why}; training ended there, with the weights after epoch {self._epoch}")
 
 
+def _is_finite(model: nn.Module) -> bool:
+    return all(bool(value.isfinite().all()) for value in model.state_dict().values())
+
+
 def _left(learners: Sequence[nn.Module]) -> nn.Module:
     for learner in learners:
         learner.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
@@ -178,9 +194,12 @@ def _as_float(outputs: Any) -> Any:
 
 def first_output(outputs: Any) -> Tensor:
     """Return the output that labels are for: the only one, or the first of several."""
-    leaves = tree_leaves(outputs)
-    first: Tensor = leaves[0]
-    return first
+    return every_output(outputs)[0]
+
+
+def every_output(outputs: Any) -> list[Tensor]:
+    """Return all tensors among what a model returned."""
+    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
 
 def supervised(outputs: Any, step: Step) -> Tensor:

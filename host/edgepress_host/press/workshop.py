@@ -210,8 +210,9 @@ class Workshop:
         teacher = structure.digest(self.original()) if step.stage == "module" else ""
         data = {name: self.data.fingerprint(name) for name in step.reads}
         augment = self.recipe.data.augment if step.stage == "module" else None
+        metric = self._metric_key() if "validate" in step.reads else ""
         own = code.fingerprint([type(step).__module__, *([augment.partition(":")[0]] if augment else [])])
-        parts = (step.tag, fields_of(step), input_digest, format_, teacher, data, self.recipe.seed, augment)
+        parts = (step.tag, fields_of(step), input_digest, format_, teacher, data, self.recipe.seed, augment, metric)
         return key_of("step", *parts, step.extra_key(), own, surroundings())
 
     def _metric_key(self) -> str:

@@ -160,6 +160,13 @@ def test_another_seed_or_other_data_is_not_taken_from_the_cache(press, tmp_path)
     assert first["v.onnx"].sha256 != other["v.onnx"].sha256
 
 
+def test_what_another_metric_decided_is_not_taken_from_the_cache(press, tmp_path):
+    text = HEAD + one('{ technique = "prune", kind = "block", count = 1 }')
+    press(text, tmp_path / "out")
+    other = press("metric = 'compress_zoo:negative_error'\n" + text, tmp_path / "out")
+    assert any("sensitivity of block" in doing for doing in other.doing)
+
+
 def test_the_same_recipe_gives_the_same_bytes(made, press, tmp_path):
     again = press(PLAIN, tmp_path / "elsewhere")
     assert len(again.variants.variants) == 6
@@ -257,6 +264,8 @@ def test_a_model_that_does_not_export_is_one_clear_line_per_variant(press, tmp_p
             "metric = 'compress_zoo:vandal'\n[model]",
             "metric: it raised ValueError: output array is read-only",
         ),
+        (":build", ":half", "expected weights in float32, got bfloat16 in stem.weight; use model.float()"),
+        (":build", ":double", "expected weights in float32, got float64 in stem.weight"),
         (":load", ":not_a_module", "it raised TypeError"),
         (":load", ":number", "expected a callable, got int"),
     ],

@@ -203,6 +203,39 @@ def test_a_loss_that_is_not_finite_stops_with_one_line(bench):
         made_from("prune", {"ratio": 0.5, "epochs": 1}).apply_module(compress_zoo.build(), huge)
 
 
+def test_weights_that_the_last_step_of_an_epoch_broke_are_not_kept(bench):
+    from edgepress_host.press.training import Diverged, Schedule, fit
+
+    def loss_that_breaks_in(epoch):
+        def loss(outputs, step):
+            # The root of nought has no slope: the loss is finite, and its gradient is not.
+            value = outputs.square().mean()
+            return value + (outputs.sum() * 0).sqrt() if step.number + 1 == epoch * step.total // 2 else value
+
+        return loss
+
+    notes = []
+    around = msgspec.structs.replace(bench, note=notes.append)
+    schedule = Schedule(epochs=2, lr=1e-3, batch=32, samples=64)
+    kept = fit(compress_zoo.build(), bench.split("train"), schedule, loss_that_breaks_in(2), around)
+    assert all(bool(value.isfinite().all()) for value in kept.state_dict().values())
+    assert notes[0].startswith("weights became infinite in epoch 2; lower lr")
+    with pytest.raises(Diverged, match="weights became infinite in epoch 1"):
+        fit(compress_zoo.build(), bench.split("train"), schedule, loss_that_breaks_in(1), around)
+
+
+def test_nothing_to_train_is_one_line(bench):
+    from edgepress_host.press.training import NothingToTrain
+
+    step = made_from("distill", {})
+    alone = msgspec.structs.replace(bench, split=lambda name: bench.split(name).first(1))
+    with pytest.raises(NothingToTrain, match="training takes 2 samples or more, and the train split has 1"):
+        step.apply_module(compress_zoo.build(), alone)
+    fixed = nn.Sequential(nn.Flatten(), nn.AvgPool1d(36))
+    with pytest.raises(NothingToTrain, match="the model has no weights that could learn"):
+        step.apply_module(fixed, msgspec.structs.replace(bench, original=lambda: fixed))
+
+
 @pytest.fixture
 def plugged(monkeypatch):
     """Techniques as found with one more entry point."""

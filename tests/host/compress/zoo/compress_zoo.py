@@ -116,6 +116,14 @@ def student():
     return Net(width=8)
 
 
+def half():
+    return Net().bfloat16()
+
+
+def double():
+    return Net().double()
+
+
 class Tied(Net):
     """Two layers share one weight, which no list of sizes can say."""
 
