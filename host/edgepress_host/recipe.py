@@ -188,6 +188,11 @@ def _check_order(steps: tuple[Technique, ...], where: str) -> None:
                 f"{where}.steps[{number}]: {step.tag} would undo {_TRAITS[trait]} that {steps[makers[trait]].tag} "
                 f"(steps[{makers[trait]}]) makes; put {step.tag} before it"
             )
+        if number and step.starts_over():
+            raise UsageError(
+                f"{where}.steps[{number}]: {step.tag} starts from another model, and nothing of what "
+                f"{steps[number - 1].tag} (steps[{number - 1}]) makes would be left; put {step.tag} first"
+            )
         makers |= dict.fromkeys(step.makes(), number)
 
 

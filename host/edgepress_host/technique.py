@@ -90,6 +90,10 @@ class Technique(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         """`module:attr` of the module that the result has the structure of, where that is not the input's."""
         return None
 
+    def starts_over(self) -> bool:
+        """Tell whether nothing of the step's input is left in its result, so that it must be the first step."""
+        return False
+
     def prepared(self) -> Technique | None:
         """Return the step of stage "module" that a graph step needs done before the export, where there is one."""
         return None

@@ -60,6 +60,17 @@ def _unknown(path: str, key: str, known: list[str]) -> str:
     return f"{path}: unknown key{hint}"
 
 
+def changed(record: msgspec.Struct) -> set[str]:
+    """Names of the fields that differ from what they are where nobody says otherwise; those without a default not."""
+    return {
+        field.name
+        for field in msgspec.structs.fields(record)
+        if not field.required
+        and getattr(record, field.name)
+        != (field.default_factory() if field.default is msgspec.NODEFAULT else field.default)
+    }
+
+
 def fields_of(record: msgspec.Struct) -> dict[str, Any]:
     """Plain values of a record, in the order in which they are declared."""
     plain = msgspec.to_builtins(record)

@@ -17,6 +17,8 @@ from edgepress_host.recipe import parse
 from edgepress_host.technique import StepFailed
 from edgepress_host.techniques.cluster import Cluster
 from edgepress_host.techniques.cluster.kmeans import cluster
+from edgepress_host.techniques.prune.attention import NarrowAttention
+from edgepress_host.techniques.structured.circulant import CirculantLinear
 from edgepress_protocol.errors import UsageError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -102,8 +104,8 @@ def test_the_channels_of_a_transposed_convolution_are_its_second_axis(pressed):
 
 def test_zeros_stay_and_are_one_of_the_values_even_after_training(pressed):
     before = sparse(compress_zoo.build())
-    for epochs in (0, 1):
-        found, _ = pressed(before, bits=3, epochs=epochs, lr=0.01)
+    for training in ({}, {"epochs": 1, "lr": 0.01}):
+        found, _ = pressed(before, bits=3, **training)
         for name in ("hidden", "head", "stem", "block.mix"):
             assert torch.equal(weight_of(found, name) == 0, weight_of(before, name) == 0)
             assert distinct(weight_of(found, name)) <= 8
@@ -275,6 +277,24 @@ def test_normalisation_is_folded_only_where_no_output_changes(pressed):
     assert torch.allclose(found(x), model(x), atol=0.02)
 
 
+class Showing(Branching):
+    """The first convolution's output is one of the model's own."""
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.norms[1](self.second(self.norms[0](x))).mean((2, 3)), x
+
+
+def test_an_output_of_the_model_is_not_normalised_by_folding(pressed):
+    torch.manual_seed(0)
+    model = Showing().eval()
+    model.norms[0].running_mean.uniform_(-1, 1)
+    x = torch.randn(2, 1, 9, 9)
+    found, notes = pressed(model, x, bits=8)
+    assert notes[0] == "batch normalisation was folded into second"
+    assert torch.allclose(found(x)[1], model(x)[1], atol=0.02)
+
+
 def test_normalisation_is_folded_into_transposed_convolutions_and_dense_layers(pressed):
     torch.manual_seed(0)
     norms = nn.BatchNorm2d(4), nn.BatchNorm1d(5)
@@ -286,6 +306,28 @@ def test_normalisation_is_folded_into_transposed_convolutions_and_dense_layers(p
     found, notes = pressed(model, x, bits=8)
     assert notes[0] == "batch normalisation was folded into 0, 3"
     assert torch.allclose(found(x), model(x), atol=0.03)
+
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 4))
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+def test_layers_of_our_own_share_values_and_those_of_other_kinds_are_named(pressed):
+    torch.manual_seed(0)
+    narrow = NarrowAttention(4, 4, 4, num_heads=3, head_dim=2, dropout=0.0, batch_first=True)
+    with torch.no_grad():
+        for weight in narrow.parameters():
+            weight.uniform_(-1, 1)
+    found, notes = pressed(narrow, np.zeros((2, 3, 4)), bits=2)
+    assert {distinct(weight) for weight in found.parameters() if weight.ndim > 1} == {4}
+    found, notes = pressed(nn.Sequential(CirculantLinear(8, 5, 2), Own()), np.zeros((2, 8)), bits=1)
+    assert distinct(found[0].weight) == 2
+    assert "left as they are, of kinds that share no values: 1 (Own)" in notes
 
 
 def test_a_clustered_model_clustered_again_stays_as_it_is(pressed):
@@ -353,7 +395,7 @@ def test_a_pattern_that_matches_nothing_and_a_model_without_layers_are_refused(p
         ({"granularity": "row"}, "granularity: "),
         ({"init": "best"}, "init: "),
         ({"layers": {"a": {"bits": 9}}}, r"layers.*bits: "),
-        ({"teacher": True}, "teacher: it teaches while fine-tuning"),
+        ({"teacher": True}, "teacher: it teaches while the step trains"),
         ({"alpha": 0.5}, "alpha: it is the teacher's"),
     ],
 )

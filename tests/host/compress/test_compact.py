@@ -82,7 +82,8 @@ def test_multiply_accumulates_go_down_and_teaching_brings_the_accuracy_back(benc
     assert before.params - after.params == 16 * 16 * 9 - 16 * (9 + 16)
     assert right(taught, bench) > right(compress_zoo.build(), bench) - 0.03
     # A ReLU between the two is what the old weights never knew.
-    before, after = (compact(bench, between=True, alpha=1, epochs=epochs, batch=16) for epochs in (0, 3))
+    before = compact(bench, between=True, epochs=0)
+    after = compact(bench, between=True, alpha=1, epochs=3, batch=16)
     assert apart(after, bench) < 0.7 * apart(before, bench)
 
 
@@ -155,6 +156,8 @@ def test_names_and_options_that_fit_nothing_are_refused(bench):
         compact(bench, layers={"blok.conv": {"skip": True}})
     with pytest.raises(UsageError, match="hint: expected epochs"):
         compact(bench, hint=1.0, epochs=0)
+    with pytest.raises(UsageError, match="alpha: expected epochs"):
+        compact(bench, alpha=0.5, epochs=0)
     with pytest.raises(UsageError, match="alpha: 0 leaves nothing to learn"):
         compact(bench, alpha=0)
     assert Compact().breaks() == {"zeros", "shared", "grid"}

@@ -387,6 +387,22 @@ class TestChannels:
         assert pruned.embed.out_features == 16
         assert "embed" in notes[0]
 
+    def test_every_output_keeps_its_width(self, bench):
+        class Two(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.first, self.second = nn.Conv2d(1, 16, 3), nn.Conv2d(16, 16, 3)
+                self.head = nn.Linear(16, 4)
+
+            def forward(self, x):
+                features = self.first(x)
+                return self.head(self.second(features).mean((2, 3))), features
+
+        torch.manual_seed(0)
+        samples = Samples(np.zeros((4, 1, 8, 8), np.float32), np.zeros(4, np.int64))
+        pruned = step(ratio=0.5).apply_module(Two(), msgspec.structs.replace(bench, split=lambda _: samples))
+        assert (pruned.first.out_channels, pruned.second.out_channels) == (16, 8)
+
 
 class TestHeads:
     @pytest.mark.parametrize("importance", ["l1", "l2", "taylor"])
@@ -618,8 +634,12 @@ def test_a_transformer_without_a_layer_heads_and_hidden_units_runs_in_both_runti
             {"kind": "block", "max_drop": 0.1, "schedule": "iterative", "epochs": 1},
             "schedule: iterative takes out a part",
         ),
-        ({"teacher": True}, "teacher: teaches while the step fine-tunes; set epochs"),
-        ({"epochs": 1, "alpha": 0.5}, "alpha: belongs to teacher = true"),
+        ({"teacher": True}, "teacher: it teaches while the step trains; set epochs"),
+        ({"epochs": 1, "alpha": 0.5}, "alpha: it is the teacher's"),
+        (
+            {"kind": "magnitude", "ratio": 0.5, "schedule": "linear", "epochs": 1, "initial_sparsity": 0.6},
+            r"initial_sparsity: expected at most the ratio \(0.5\), got 0.6",
+        ),
     ],
     ids=str,
 )
@@ -632,4 +652,4 @@ def test_an_order_that_would_undo_zeros_or_shared_values_can_be_told():
     assert step(kind="magnitude").makes() == {"zeros"}
     assert step().makes() == frozenset()
     assert step(kind="magnitude", epochs=1).breaks() == {"shared", "grid"}
-    assert step().breaks() == frozenset()
+    assert step().breaks() == {"grid"}

@@ -272,8 +272,8 @@ def test_a_range_of_weights_by_mse_is_nearer_at_few_bits(format_, made, away, ne
 @pytest.mark.parametrize("format_", ["onnx", "tflite"])
 def test_four_methods_of_calibration_give_four_files_that_work(format_, made, away):
     files = {
-        method: made(format_, mode="static", calibration=method, percentile=99.0, samples=16)[0]
-        for method in ("minmax", "entropy", "percentile", "mse")
+        method: made(format_, mode="static", calibration=method, samples=16, **more)[0]
+        for method, more in {"minmax": {}, "entropy": {}, "percentile": {"percentile": 99.0}, "mse": {}}.items()
     }
     assert len(set(files.values())) == 4
     assert away(format_, files["mse"]) < 0.1
@@ -418,6 +418,12 @@ def test_a_file_without_weights_is_refused_with_what_it_has(bench, made):
         ({"mode": "static", "mixed": {"size": 1.5}}, "mixed.size"),
         ({"mode": "static", "bits": 3}, "bits"),
         ({"mode": "static", "percentile": 20.0}, "percentile"),
+        ({"mode": "static", "percentile": 99.0}, "percentile: needs calibration percentile"),
+        ({"mode": "weight_only", "block_size": 16}, "block_size: needs granularity block"),
+        ({"mode": "static", "alpha": 0.1}, "alpha: needs equalize smooth"),
+        ({"mode": "static", "rounding_steps": 10}, "rounding_steps: needs rounding adaround"),
+        ({"mode": "weight_only", "samples": 10}, "samples: needs mode static"),
+        ({"mode": "static", "skip": True}, "skip: leaves every layer as it is"),
         ({"mode": "static", "samples": 0}, "samples"),
         ({"mode": "static", "alpha": 2.0, "equalize": "smooth"}, "alpha"),
     ],

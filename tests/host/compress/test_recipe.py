@@ -62,6 +62,14 @@ def test_comments_and_layout_do_not_change_the_digest_and_options_do():
             HEAD + one("{technique = 'quantize', mode = 'fp16', io = 'int8'}"),
             "steps[0].io: int8 inputs and outputs need",
         ),
+        *(
+            (HEAD + one(f"{{technique = '{tag}', lr = 0.1, epochs = 0}}"), "steps[0].lr: does nothing with epochs = 0")
+            for tag in ("prune", "cluster", "compact", "structured")
+        ),
+        (
+            HEAD + one("{technique = 'prune'}", "{technique = 'distill', student = 'compress_zoo:student'}"),
+            "variant[0].steps[1]: distill starts from another model, and nothing of what prune (steps[0]) makes",
+        ),
         ("seed = ", "not TOML"),
     ],
 )

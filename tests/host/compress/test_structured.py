@@ -128,7 +128,7 @@ def test_what_is_too_narrow_is_named_and_nothing_to_do_is_no_success(bench):
         structured(bench, nn.Sequential(nn.Flatten()))
     with pytest.raises(UsageError, match=r"layers.'hiden': matches no layer; did you mean 'hidden'\?"):
         structured(bench, layers={"hiden": {"block": 4}})
-    with pytest.raises(UsageError, match="teacher: expected epochs"):
+    with pytest.raises(UsageError, match="teacher: it teaches while the step trains"):
         structured(bench, teacher=True)
 
 
@@ -140,10 +140,8 @@ def test_training_brings_back_what_the_projection_lost(bench):
         with torch.no_grad():
             return float((model(x).argmax(1).numpy() == seen.y).mean())
 
-    options = {"block": 8, "batch": 16, "lr": 3e-3}
-    lost, again, taught = (
-        structured(bench, **options, **more) for more in ({}, {"epochs": 2}, {"epochs": 2, "teacher": True})
-    )
+    lesson = {"block": 8, "batch": 16, "lr": 3e-3, "epochs": 2}
+    lost, again, taught = (structured(bench, **some) for some in ({"block": 8}, lesson, {**lesson, "teacher": True}))
     assert right(again) > right(lost) + 0.1
     assert right(taught) > right(lost) + 0.1
     assert structure.digest(again) != structure.digest(taught)

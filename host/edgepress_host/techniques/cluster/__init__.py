@@ -8,22 +8,21 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import torch
-from edgepress_protocol.errors import UsageError
 from torch import nn
 
-from edgepress_host.press.soft import taught
-from edgepress_host.press.trained import Trained
-from edgepress_host.press.training import Loss, supervised
+from edgepress_host.press.folding import fold_batch_norms
+from edgepress_host.press.trained import Taught
 from edgepress_host.technique import Stage, StepFailed, Trait, Workbench, check_patterns, for_layer
-from edgepress_host.techniques.cluster.fold import fold_batch_norms
 from edgepress_host.techniques.cluster.kmeans import Start
 from edgepress_host.techniques.cluster.shared import Shared, share, together
+from edgepress_host.techniques.prune.attention import NarrowAttention
+from edgepress_host.techniques.structured.circulant import CirculantLinear
 
 Bits = Annotated[int, msgspec.Meta(ge=1, le=8)]
 Granularity = Literal["tensor", "channel"]
 KINDS = (
     *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-    *(nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention),
+    *(nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, NarrowAttention, CirculantLinear),
 )
 
 
@@ -35,7 +34,7 @@ class ClusterLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     skip: bool | None = None
 
 
-class Cluster(Trained, frozen=True):
+class Cluster(Taught, frozen=True):
     """Let the weights of each layer share 2^`bits` values, per tensor or per output channel.
 
     Trained quantization of Han, Mao, Dally, "Deep Compression", ICLR 2016, section 3: k-means in one dimension, started
@@ -60,9 +59,6 @@ class Cluster(Trained, frozen=True):
     granularity: Granularity = "tensor"
     init: Start = "linear"
     keep_zeros: bool = True
-    teacher: bool = False
-    temperature: Annotated[float, msgspec.Meta(gt=0, le=100)] = 4.0
-    alpha: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.9
     skip: bool = False
     layers: dict[str, ClusterLayer] = msgspec.field(default_factory=dict)
     types: dict[str, ClusterLayer] = msgspec.field(default_factory=dict)
@@ -76,28 +72,22 @@ class Cluster(Trained, frozen=True):
         lost: frozenset[Trait] = frozenset({"grid"})
         return lost if self.keep_zeros else lost | {"zeros"}
 
-    def check(self) -> None:
-        """Raise UsageError for a teacher without lessons, and for lessons without a teacher."""
-        if self.teacher and not self.epochs:
-            raise UsageError("teacher: it teaches while fine-tuning; give epochs, or leave teacher away")
-        for name, usual in (("temperature", 4.0), ("alpha", 0.9)):
-            if getattr(self, name) != usual and not self.teacher:
-                raise UsageError(f"{name}: it is the teacher's; give teacher = true, or leave it away")
-
     def apply_module(self, model: nn.Module, bench: Workbench) -> nn.Module:
         """Return a copy with shared weights, fine-tuned if `epochs` says so."""
         pressed = copy.deepcopy(model).requires_grad_(True)
         plan = self._plan(pressed)
         tensor_wise = [name for name, own in plan.items() if own.granularity == "tensor"]
-        folded = fold_batch_norms(pressed, tensor_wise, torch.from_numpy(bench.calibration(2).copy()))
+        folded = fold_batch_norms(pressed, torch.from_numpy(bench.calibration(2).copy()), tensor_wise)
         if folded:
             bench.note(f"batch normalisation was folded into {', '.join(folded)}")
+        if left := _others(pressed):
+            bench.note(f"left as they are, of kinds that share no values: {', '.join(left)}")
         bench.say("finding the values that weights share")
         found = self._shared(pressed, plan, bench)
         bench.note(_summary(found))
         if self.epochs:
             with together(found):
-                self.train(pressed, bench, self._loss(bench))
+                self.train(pressed, bench, self.lesson(bench))
         return pressed.eval()
 
     def _plan(self, model: nn.Module) -> dict[str, Cluster]:
@@ -132,16 +122,14 @@ class Cluster(Trained, frozen=True):
                     )
         return list(found.values())
 
-    def _loss(self, bench: Workbench) -> Loss:
-        if not self.teacher:
-            return supervised
-        return taught(
-            bench.original(),
-            bench.split("train").first(self.samples),
-            augmented=bench.augment is not None,
-            temperature=self.temperature,
-            alpha=self.alpha,
-        )
+
+def _others(model: nn.Module) -> list[str]:
+    """List the modules of other kinds that hold weight matrices."""
+    return [
+        f"{name or 'the model itself'} ({type(module).__name__})"
+        for name, module in model.named_modules()
+        if not isinstance(module, KINDS) and any(weight.ndim > 1 for weight in module.parameters(recurse=False))
+    ]
 
 
 def _summary(found: Sequence[Shared]) -> str:

@@ -12,6 +12,7 @@ import torch
 from edgepress_protocol.errors import UsageError
 from torch import nn
 
+from edgepress_host.press.strict import changed
 from edgepress_host.press.structure import replace_layer
 from edgepress_host.press.trained import Trained
 from edgepress_host.technique import Stage, StepFailed, Trait, Workbench, check_patterns, for_layer
@@ -61,8 +62,10 @@ class Compact(Trained, frozen=True):
 
     def check(self) -> None:
         """Raise UsageError where nothing is left to learn from the original, or no time to learn."""
-        if self.hint and not self.epochs:
-            raise UsageError("hint: expected epochs of 1 or more, in which it teaches")
+        super().check()
+        for name in ("hint", "alpha", "temperature"):
+            if name in changed(self) and not self.epochs:
+                raise UsageError(f"{name}: expected epochs of 1 or more, in which the original teaches")
         if self.epochs:
             self._distill({}).check()
 

@@ -122,6 +122,10 @@ class Distill(Trained, frozen=True):
             return lost | {"zeros", "factors"}
         return lost | {"zeros"} if self._starts_anew else lost
 
+    def starts_over(self) -> bool:
+        """Tell whether a student takes the place of the model so far."""
+        return self.student is not None
+
     def extra_key(self) -> str:
         """Return digests of the weights of the user's own that take part."""
         others = {"student": self.student, "teacher": self.teacher, "peer": self.peer}

@@ -11,6 +11,7 @@ import torch
 from edgepress_protocol.errors import UsageError
 from torch import nn
 
+from edgepress_host.press.strict import changed
 from edgepress_host.press.trained import Trained
 from edgepress_host.press.training import supervised
 from edgepress_host.technique import Stage, StepFailed, Trait, Workbench, check_patterns, for_layer
@@ -98,7 +99,7 @@ class LowRank(Trained, frozen=True):
     hooi_iterations: Annotated[int, msgspec.Meta(ge=0, le=100)] = 10
     measure: bool = False
     when: Literal["after", "start", "regularised"] = "after"
-    strength: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    strength: Annotated[float, msgspec.Meta(gt=0, le=1e6)] | None = None
     regularise_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] | None = None
     skip: bool = False
     layers: dict[str, LowRankLayer] = msgspec.field(default_factory=dict)
@@ -115,6 +116,8 @@ class LowRank(Trained, frozen=True):
 
     def check(self) -> None:
         """Raise UsageError for options that contradict each other, or need another one."""
+        if self.when != "regularised":
+            super().check()
         given = (self.energy, self.rank, self.evbmf or None, self.budget, self.max_drop)
         if sum(value is not None for value in given) != 1:
             raise UsageError("energy: expected either energy (0 to 1), rank, evbmf, budget or max_drop")
@@ -128,7 +131,13 @@ class LowRank(Trained, frozen=True):
             raise UsageError('strength: when = "regularised" needs strength (try 1.0) and regularise_epochs')
         if self.when != "regularised" and (self.strength is not None or self.regularise_epochs is not None):
             raise UsageError('strength: strength and regularise_epochs are for when = "regularised"')
+        methods = {self.method, *(own.method for own in (*self.layers.values(), *self.types.values()))}
+        if "hooi_iterations" in changed(self) and not methods & {"tucker", "auto"}:
+            raise UsageError("hooi_iterations: they are for method tucker; set it, or auto, or leave them out")
         _check_rule("", self.method, rule_of(self))
+        self._check_overrides()
+
+    def _check_overrides(self) -> None:
         overrides = [(f"layers.{key!r}", own) for key, own in self.layers.items()]
         overrides += [(f"types.{key}", own) for key, own in self.types.items()]
         for where, own in overrides:

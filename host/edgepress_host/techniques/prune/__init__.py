@@ -12,10 +12,8 @@ from edgepress_protocol.errors import UsageError
 from torch import nn
 
 from edgepress_host.press.sensitivity import named
-from edgepress_host.press.soft import taught
-from edgepress_host.press.strict import fields_of
-from edgepress_host.press.trained import Trained
-from edgepress_host.press.training import Loss, supervised
+from edgepress_host.press.strict import changed, fields_of
+from edgepress_host.press.trained import Taught
 from edgepress_host.technique import Stage, StepFailed, Trait, Workbench, check_patterns, for_layer
 from edgepress_host.techniques.prune import rules
 from edgepress_host.techniques.prune.attention import attentions
@@ -45,7 +43,7 @@ class PruneLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     skip: bool | None = None
 
 
-class Prune(Trained, frozen=True):
+class Prune(Taught, frozen=True):
     """Take away what matters least, then fine-tune.
 
     `kind` says what goes. magnitude: single weights become zero, by `ratio` (0.5), at or below `threshold`, or all but
@@ -97,9 +95,6 @@ class Prune(Trained, frozen=True):
     end: Share = 0.75
     frequency: Annotated[int, msgspec.Meta(ge=1)] = 100
     power: Annotated[float, msgspec.Meta(gt=0, le=10)] = 3.0
-    teacher: bool = False
-    temperature: Annotated[float, msgspec.Meta(gt=0, le=100)] = 4.0
-    alpha: Share = 0.9
     skip: bool = False
     layers: dict[str, PruneLayer] = msgspec.field(default_factory=dict)
     types: dict[str, PruneLayer] = msgspec.field(default_factory=dict)
@@ -107,27 +102,26 @@ class Prune(Trained, frozen=True):
     def check(self) -> None:
         """Raise UsageError for options that contradict each other."""
         overrides = [override.ratio for override in (*self.layers.values(), *self.types.values())]
+        super().check()
         for ratio in (self.ratio, *overrides):
             if ratio is not None and not 0 <= ratio < 1:
                 raise UsageError(f"ratio: expected at least 0 and less than 1, got {ratio}")
-        options = fields_of(self)
-        defaults = fields_of(type(self)())
-        rules.check(rules.Chosen(options, {name for name in options if options[name] != defaults[name]}))
+        rules.check(rules.Chosen(fields_of(self), changed(self)))
 
     def makes(self) -> frozenset[Trait]:
         """Single zeros, where single weights go."""
         return frozenset({"zeros"}) if self.kind == "magnitude" else frozenset()
 
     def breaks(self) -> frozenset[Trait]:
-        """Training moves shared and low-bit values; taking weights away alone moves none."""
-        return frozenset({"shared", "grid"}) if self.epochs else frozenset()
+        """Training moves shared values; a module whose weights are on a grid has no layers that could lose any."""
+        return frozenset({"shared", "grid"}) if self.epochs else frozenset({"grid"})
 
     def apply_module(self, model: nn.Module, bench: Workbench) -> nn.Module:
         """Return a pruned and fine-tuned copy. Raises StepFailed where the model has nothing that can go."""
         pruned = copy.deepcopy(model).requires_grad_(True)
         cut = self._cut(pruned, bench)
         if isinstance(cut, WeightCut) and self.schedule in rules.DURING:
-            self.train(pruned, bench, self._loss(bench), after_step=Gradual(cut, self._ramp()))
+            self.train(pruned, bench, self.lesson(bench), after_step=Gradual(cut, self._ramp()))
             cut(1.0)
             return pruned.eval()
         rounds = self._rounds()
@@ -135,7 +129,7 @@ class Prune(Trained, frozen=True):
             bench.say(f"pruning ({self.kind}, round {number} of {rounds})" if rounds > 1 else f"pruning ({self.kind})")
             cut(number / rounds)
             if self.epochs:
-                self.train(pruned, bench, self._loss(bench))
+                self.train(pruned, bench, self.lesson(bench))
         return pruned.eval()
 
     def _cut(self, model: nn.Module, bench: Workbench) -> Cut:
@@ -209,14 +203,3 @@ class Prune(Trained, frozen=True):
 
     def _rounds(self) -> int:
         return self.iterations if self.schedule == "iterative" else 1
-
-    def _loss(self, bench: Workbench) -> Loss:
-        if not self.teacher:
-            return supervised
-        return taught(
-            bench.original(),
-            bench.split("train").first(self.samples),
-            augmented=bench.augment is not None,
-            temperature=self.temperature,
-            alpha=self.alpha,
-        )

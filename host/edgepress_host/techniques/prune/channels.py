@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgepress_host.press.sensitivity import named
-from edgepress_host.press.training import first_output
+from edgepress_host.press.training import every_output
 from edgepress_host.technique import StepFailed, Workbench
 from edgepress_host.techniques.prune.attention import attentions
 from edgepress_host.techniques.prune.gradients import SAMPLES, backward
@@ -46,7 +46,7 @@ class ChannelCut:
         self._wanted = wanted
         refuse_recurrent(named(model, RECURRENT), wanted)
         self._example = torch.from_numpy(bench.calibration(2).copy())
-        self._shape = first_output(model(self._example)).shape
+        self._shapes = _shapes(model(self._example))
         self._prunable = named(model, PRUNABLE)
         kept, self._untouched = self._kept()
         own = {
@@ -92,14 +92,14 @@ class ChannelCut:
         self._pruner.step()
         self._model.zero_grad(set_to_none=True)
         try:
-            after = first_output(self._model.eval()(self._example)).shape
+            after = _shapes(self._model.eval()(self._example))
         except RuntimeError as error:
             raise StepFailed(
                 f"the model does not run with fewer channels ({one_line(error)}): its code goes by the widths that it "
                 "was made with; skip those layers under layers"
             ) from error
-        if after != self._shape:
-            raise StepFailed(f"the output's shape changed from {tuple(self._shape)} to {tuple(after)}")
+        if after != self._shapes:
+            raise StepFailed(f"the outputs' shapes changed from {self._shapes} to {after}; skip the layers before them")
         self._name_untouched(widths)
 
     def _backward(self, model: nn.Module) -> Iterator[None]:
@@ -142,8 +142,8 @@ def refuse_recurrent(layers: Mapping[str, nn.Module], wanted: Iterable[str]) -> 
 def output_layers(model: nn.Module, example: Tensor) -> list[nn.Module]:
     """Layers with weights whose channels are the model's output, found by walking back along the gradient."""
     with torch.enable_grad():
-        first = first_output(model(example))
-    return list(_makers([first.grad_fn], _owners(model)))
+        outputs = every_output(model(example))
+        return list(_makers([output.grad_fn for output in outputs], _owners(model)))
 
 
 def feeding_layers(model: nn.Module, readers: Iterable[nn.Module], example: Tensor) -> list[nn.Module]:
@@ -192,6 +192,10 @@ def _weight_owner(node: Any, owners: Owners) -> nn.Module | None:
         node = node.next_functions[0][0]
     weight = getattr(node, "variable", None)
     return owners.get(id(weight)) if weight is not None and weight.ndim > 1 else None
+
+
+def _shapes(outputs: Any) -> list[tuple[int, ...]]:
+    return [tuple(output.shape) for output in every_output(outputs)]
 
 
 def _width(layer: nn.Module) -> int:

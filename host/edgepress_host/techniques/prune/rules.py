@@ -58,11 +58,6 @@ def check(chosen: Chosen) -> None:
         raise UsageError(f"importance: kind {kind} takes {_or(_SCORES[kind])}, got {options['importance']}")
     _check_amount(options, kind)
     _check_schedule(options, kind, schedule)
-    if options["teacher"] and not options["epochs"]:
-        raise UsageError("teacher: teaches while the step fine-tunes; set epochs")
-    for name in sorted(given & {"temperature", "alpha"}):
-        if not options["teacher"]:
-            raise UsageError(f"{name}: belongs to teacher = true")
 
 
 def pattern_of(text: str) -> tuple[int, int]:
@@ -113,6 +108,9 @@ def _check_schedule(options: dict[str, Any], kind: str, schedule: str) -> None:
                 raise UsageError(f"{name}: has no steps in between; take schedule one_shot or constant")
     if schedule == "iterative" and kind == "block" and options["count"] is None:
         raise UsageError("schedule: iterative takes out a part of count in each round; set count")
+    ratio = options["ratio"]
+    if ratio is not None and options["initial_sparsity"] > ratio:
+        raise UsageError(f"initial_sparsity: expected at most the ratio ({ratio}), got {options['initial_sparsity']}")
     if not options["begin"] < options["end"]:
         raise UsageError(f"begin: expected less than end ({options['end']}), got {options['begin']}")
 

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from edgepress_host.press.training import first_output
+from edgepress_host.press.training import every_output
 from edgepress_host.technique import StepFailed
 from edgepress_host.techniques.prune import attention as heads
 from edgepress_host.techniques.prune.plan import Wanted, share_of
@@ -232,10 +232,14 @@ def choose(
 def _same(tried: nn.Module, silent: nn.Module, sample: Tensor) -> bool:
     """Tell whether two models answer alike; a module whose code does not fit its new widths may raise anything."""
     with torch.no_grad():
-        expected = first_output(silent(sample))
+        expected = every_output(silent(sample))
         try:
-            found = first_output(tried(sample))
+            found = every_output(tried(sample))
         except (RuntimeError, ValueError, AssertionError, IndexError):
             return False
+    return all(_near(*pair) for pair in zip(found, expected, strict=True))
+
+
+def _near(found: Tensor, expected: Tensor) -> bool:
     close = 1e-4 * float(expected.abs().max()) + 1e-6
     return found.shape == expected.shape and bool(((found - expected).abs() <= close).all())

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
+from edgepress_protocol.errors import UsageError
 from torch import nn
 
-from edgepress_host.press.soft import taught
-from edgepress_host.press.trained import Trained
-from edgepress_host.press.training import LearningRate, Loss, supervised
+from edgepress_host.press.strict import changed
+from edgepress_host.press.trained import Taught
+from edgepress_host.press.training import LearningRate
 from edgepress_host.technique import Stage, StepFailed, Trait, Workbench, check_patterns, for_layer
-from edgepress_host.techniques.qat.capture import NotCaptured, capture, fold_batch_norms
+from edgepress_host.techniques.qat.capture import NotCaptured, capture
 from edgepress_host.techniques.qat.program import BASE
 from edgepress_host.techniques.qat.rounding import Weighted, freeze, others, round_activations, round_weights, weighted
 
@@ -25,7 +26,7 @@ class QatLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     skip: bool | None = None
 
 
-class Qat(Trained, frozen=True):
+class Qat(Taught, frozen=True):
     """Train with weights of `bits` and activations of 8 bits (or none), whose scales learn, too.
 
     It concerns Conv1d, Conv2d and Linear; the first and the last of them have `edges` bits, unless `layers` or `types`
@@ -39,16 +40,13 @@ class Qat(Trained, frozen=True):
     reads: ClassVar[tuple[str, ...]] = ("train", "calibrate")
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {"samples": 64, "observe": 16},
-        {"samples": 64, "observe": 16, "bits": 2, "activations": "none", "teacher": True},
+        {"samples": 64, "bits": 2, "activations": "none", "teacher": True},
     )
 
     bits: Bits = 8
     activations: Literal[8, "none"] = 8
     edges: Bits = 8
     observe: Annotated[int, msgspec.Meta(ge=1)] = 256
-    teacher: bool = False
-    temperature: Annotated[float, msgspec.Meta(gt=0, le=100)] = 4.0
-    alpha: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.9
     skip: bool = False
     epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
     lr: LearningRate = 3e-4
@@ -69,6 +67,12 @@ class Qat(Trained, frozen=True):
         one_bit = 1 in {self.bits, self.edges, *(override.bits for override in overrides)}
         return frozenset({"shared", "grid", "zeros"} if one_bit else {"shared", "grid"})
 
+    def check(self) -> None:
+        """Raise UsageError for options of something that was not asked for."""
+        super().check()
+        if "observe" in changed(self) and self.activations == "none":
+            raise UsageError("observe: it is for ranges of activations; give activations = 8, or leave it away")
+
     def apply_module(self, model: nn.Module, bench: Workbench) -> nn.Module:
         """Return a program whose weights and activations are on grids. Raises StepFailed."""
         samples = bench.calibration(self.observe)
@@ -77,13 +81,12 @@ class Qat(Trained, frozen=True):
         except NotCaptured as error:
             raise StepFailed(str(error)) from error
         program = captured.program
-        fold_batch_norms(program)
         layers = weighted(captured)
         bits = self._bits(layers)
         round_weights(program, bits)
         if self.activations == 8:
             round_activations(program, [layer for layer in layers if layer.weight in bits], samples)
-        self.train(program, bench, self._loss(bench))
+        self.train(program, bench, self.lesson(bench))
         self._tell(bits, others(captured, layers), bench)
         return freeze(program)
 
@@ -100,17 +103,6 @@ class Qat(Trained, frozen=True):
         if not found:
             raise StepFailed("no Conv1d, Conv2d or Linear layer is left to quantize; see skip, layers and types")
         return found
-
-    def _loss(self, bench: Workbench) -> Loss:
-        if not self.teacher:
-            return supervised
-        return taught(
-            bench.original(),
-            bench.split("train").first(self.samples),
-            augmented=bench.augment is not None,
-            temperature=self.temperature,
-            alpha=self.alpha,
-        )
 
     def _tell(self, bits: dict[str, int], left: list[str], bench: Workbench) -> None:
         low = sorted({width for width in bits.values() if width < 8}, reverse=True)

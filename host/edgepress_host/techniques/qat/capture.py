@@ -1,4 +1,4 @@
-"""From a torch module to a program: captured by torch.export, then batch normalisation folded into the layers."""
+"""From a torch module to a program, captured by torch.export."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from edgepress_protocol.errors import EdgepressError
 from torch import Tensor, nn
 from torch.utils._pytree import tree_unflatten
 
+from edgepress_host.press.folding import fold_batch_norms
 from edgepress_host.press.quiet import quiet
-from edgepress_host.techniques.qat.program import Fixed, Free, Node, Program, encoded, renamed, target_of, users
+from edgepress_host.techniques.qat.program import Fixed, Free, Node, Program, encoded, renamed, target_of
 from edgepress_host.text import one_line
 
 WEIGHTED = {
@@ -26,7 +27,6 @@ WEIGHTED = {
 }
 """Operators (x, weight, bias, …) whose weights are quantized."""
 
-_BATCH_NORM = "aten.batch_norm.default"
 _NOTHING = {"aten.dropout.default", "aten.dropout_.default", "aten.alias.default", "aten.detach.default"}
 """Operators that return their input in evaluation mode."""
 
@@ -45,14 +45,17 @@ class NotCaptured(EdgepressError):  # noqa: N818 - it names what happened to the
 
 
 def capture(model: nn.Module, example: np.ndarray) -> Captured:
-    """Return `model`, in evaluation mode, as a program; `example` has shape (2, …). Raises NotCaptured."""
+    """Return `model`, in evaluation mode, as a program; `example` has shape (2, …). Raises NotCaptured.
+
+    Batch normalisation is folded into the layers before it: QAT then trains what the runtime will run.
+    """
     sample = torch.from_numpy(np.array(example))
+    whole = copy.deepcopy(model).eval()
     try:
         with quiet():
-            exported = torch.export.export(
-                copy.deepcopy(model).eval(), (sample,), dynamic_shapes=({0: torch.export.Dim("batch")},)
-            )
-        return _written(exported, model)
+            fold_batch_norms(whole, sample)
+            exported = torch.export.export(whole, (sample,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        return _written(exported, whole)
     except Exception as error:
         raise NotCaptured(
             f"the model's forward pass cannot be captured: {one_line(error)}; QAT takes what torch.export takes"
@@ -131,47 +134,3 @@ def _used(nodes: list[Node]) -> list[Node]:
             wanted |= set(node.inputs)
             kept.append(node)
     return kept[::-1]
-
-
-def fold_batch_norms(program: Program) -> None:
-    """Fold each batch normalisation into the layer before it, in place: QAT then trains what the runtime will run."""
-    for node in program.nodes:
-        if node.target == _BATCH_NORM:
-            _fold(program, node)
-
-
-def _fold(program: Program, norm: Node) -> None:
-    nodes = program.nodes
-    by_name = {node.name: node for node in nodes}
-    taken = users(nodes)
-    layer = by_name[norm.inputs[0]]
-    weight = by_name[layer.inputs[1]] if layer.target in WEIGHTED else layer
-    alone = len(taken[layer.name]) == 1 and len(taken[weight.name]) == 1
-    if not alone or weight.kind != "layer" or not isinstance(program.get_submodule(weight.target), Free):
-        return
-    gamma, beta, mean, variance = (_value(program, by_name, arg) for arg in norm.args[1:5])
-    assert mean is not None
-    assert variance is not None
-    factor = torch.rsqrt(variance + norm.args[7]) * (1.0 if gamma is None else gamma)
-    old = _value(program, by_name, layer.args[2]) if len(layer.args) > 2 else None
-    bias = ((0.0 if old is None else old) - mean) * factor + (0.0 if beta is None else beta)
-    held = program.get_submodule(weight.target)
-    assert isinstance(held, Free)
-    held.value = nn.Parameter(held.value.detach() * factor.reshape(-1, *[1] * (held.value.ndim - 1)))
-    folded = Free()
-    folded.value = nn.Parameter(bias)
-    name = f"{weight.target}__bias"
-    program.add_module(name, folded)
-    args = (*layer.args[:2], {"node": name}, *layer.args[3:])
-    rewritten = [renamed(node, {norm.name: layer.name}) for node in nodes if node.name != norm.name]
-    at = next(index for index, node in enumerate(rewritten) if node.name == layer.name)
-    rewritten[at : at + 1] = [Node(name, "layer", name), msgspec.structs.replace(layer, args=args)]
-    program.rewrite(_used(rewritten))
-
-
-def _value(program: Program, by_name: dict[str, Node], arg: Any) -> Tensor | None:
-    """Return the tensor that an argument of a step names, if it names one."""
-    if arg is None:
-        return None
-    tensor: Tensor = program.get_submodule(by_name[arg["node"]].target)().detach()
-    return tensor

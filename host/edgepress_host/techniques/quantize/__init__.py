@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from edgepress_protocol.errors import UsageError
 
+from edgepress_host.press.strict import changed
 from edgepress_host.technique import Stage, StepFailed, Technique, Trait, Workbench, check_patterns, for_layer
 from edgepress_host.techniques.quantize.grid import Bits, WeightRange, found_bits
 from edgepress_host.techniques.quantize.plan import ActivationPlan, WeightPlan
@@ -90,31 +91,37 @@ class Quantize(Technique, frozen=True):
 
     def check(self) -> None:
         """Raise UsageError for options that contradict each other."""
-        changed = {field for field in _defaults() if getattr(self, field) != _defaults()[field]}
-        if self.mode in _CASTS and changed & {"layers", "types"}:
+        given = changed(self)
+        if self.mode in _CASTS and given & {"layers", "types"}:
             raise UsageError(f"mode: {self.mode} changes the whole file and takes no overrides by layer or type")
-        self._refuse(changed, (*_OF_WEIGHTS, *_OF_PREPARATION), self.mode in _CASTS, "another mode than fp16 and bf16")
+        self._refuse(given, (*_OF_WEIGHTS, *_OF_PREPARATION), self.mode in _CASTS, "another mode than fp16 and bf16")
         if self.io == "int8" and self.mode != "static":
             raise UsageError("io: int8 inputs and outputs need mode static")
-        self._refuse(changed, _OF_ACTIVATIONS, self.mode != "static", "mode static")
+        self._refuse(given, _OF_ACTIVATIONS, self.mode != "static", "mode static")
         block = self.granularity == "block"
-        self._refuse(
-            changed, ("granularity",), block and self.mode == "static", "mode weight_only or dynamic for blocks"
-        )
+        self._refuse(given, ("granularity",), block and self.mode == "static", "mode weight_only or dynamic for blocks")
         if 1 in self._given_bits():
-            self._refuse(changed, ("symmetry", "weight_range", "mixed"), True, "more than 1 bit")
-            self._refuse(changed, ("granularity",), block, "more than 1 bit for blocks")
+            self._refuse(given, ("symmetry", "weight_range", "mixed"), True, "more than 1 bit")
+            self._refuse(given, ("granularity",), block, "more than 1 bit for blocks")
         even = self.symmetry == "symmetric" and not block
-        self._refuse(changed, ("rounding", "mixed"), not even, "symmetric weights with a scale a channel or tensor")
-        self._refuse(changed, ("bias_correction",), block, "a scale a channel or tensor")
-        self._refuse(changed, ("rounding",), 1 in self._given_bits(), "more than 1 bit")
-        self._refuse(changed, ("bits",), self.mixed is not None, "no mixed, which chooses the bits itself")
+        self._refuse(given, ("rounding", "mixed"), not even, "symmetric weights with a scale a channel or tensor")
+        self._refuse(given, ("bias_correction",), block, "a scale a channel or tensor")
+        self._refuse(given, ("rounding",), 1 in self._given_bits(), "more than 1 bit")
+        self._refuse(given, ("bits",), self.mixed is not None, "no mixed, which chooses the bits itself")
+        self._refuse(given, ("block_size",), not block, "granularity block")
+        self._refuse(given, ("percentile",), self.calibration != "percentile", "calibration percentile")
+        self._refuse(given, ("alpha",), self.equalize != "smooth", "equalize smooth")
+        self._refuse(given, ("rounding_steps",), self.rounding != "adaround", "rounding adaround")
+        seen = self.mode == "static" or bool(given & {"equalize", "bias_correction", "rounding"})
+        self._refuse(given, ("samples",), not seen, "mode static, equalize, bias_correction or rounding")
+        if self.skip and not any(one.skip is False for one in (*self.layers.values(), *self.types.values())):
+            raise UsageError("skip: leaves every layer as it is; say under layers or types which have skip = false")
         if self.mixed is not None:
             self.mixed.check()
 
     def prepared(self) -> Technique | None:
         """Return what is to be done to the torch module before the export, if anything is."""
-        if not any(getattr(self, field) != _defaults()[field] for field in _OF_PREPARATION):
+        if not changed(self) & set(_OF_PREPARATION):
             return None
         return Prepare(
             equalize=self.equalize,
@@ -190,16 +197,7 @@ class Quantize(Technique, frozen=True):
         own = (one.bits for one in (*self.layers.values(), *self.types.values()))
         return {self.bits, *(bits for bits in own if bits is not None)}
 
-    def _refuse(self, changed: set[str], fields: tuple[str, ...], when: bool, needed: str) -> None:
-        wrong = next((field for field in fields if when and field in changed), None)
+    def _refuse(self, given: set[str], fields: tuple[str, ...], when: bool, needed: str) -> None:
+        wrong = next((field for field in fields if when and field in given), None)
         if wrong is not None:
             raise UsageError(f"{wrong}: needs {needed}")
-
-
-def _defaults() -> dict[str, Any]:
-    """Options and what they are where nobody says otherwise."""
-    return {
-        field.name: field.default_factory() if field.default is msgspec.NODEFAULT else field.default
-        for field in msgspec.structs.fields(Quantize)
-        if not field.required
-    }

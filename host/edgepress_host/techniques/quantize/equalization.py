@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
+from edgepress_host.press.tracing import CONVOLUTIONS, WEIGHTED, Traced, operator, shape_of
 from edgepress_host.press.training import first_output
 from edgepress_host.techniques.quantize.plan import listed
-from edgepress_host.techniques.quantize.tracing import CONVOLUTIONS, WEIGHTED, Traced, operator, shape_of
 
 SWEEPS = 20
 """Times that all pairs are equalized; chains of them settle in a few."""

@@ -14,13 +14,14 @@ import torch
 from edgepress_protocol.errors import UsageError
 from torch import nn
 
+from edgepress_host.press.folding import fold_batch_norms
 from edgepress_host.press.sensitivity import named
+from edgepress_host.press.tracing import Traced
 from edgepress_host.press.training import one_thread
 from edgepress_host.technique import Stage, StepFailed, Technique, Workbench, for_layer
 from edgepress_host.techniques.quantize import adaround, correction, equalization, mixed
 from edgepress_host.techniques.quantize.grid import Bits, WeightRange
 from edgepress_host.techniques.quantize.simulation import Dense, Simulation
-from edgepress_host.techniques.quantize.tracing import NORMS, Traced, fold_batch_norms
 
 KINDS: tuple[type[Dense], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
@@ -87,8 +88,7 @@ class Prepare(Technique, frozen=True):
         changed = copy.deepcopy(model).eval()
         with one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(bench.seed)
-            if named(changed, NORMS):
-                fold_batch_norms(changed, Traced.of(changed, x[:2]))
+            fold_batch_norms(changed, x[:2])
             if self.equalize == "cross_layer":
                 equalization.cross_layer(changed, Traced.of(changed, x[:2]), bench.note)
             elif self.equalize == "smooth":

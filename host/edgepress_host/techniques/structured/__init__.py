@@ -6,14 +6,11 @@ import copy
 from typing import Annotated, Any, ClassVar
 
 import msgspec
-from edgepress_protocol.errors import UsageError
 from torch import nn
 
 from edgepress_host.press.structure import replace_layer
-from edgepress_host.press.trained import Trained
-from edgepress_host.press.training import supervised
+from edgepress_host.press.trained import Taught
 from edgepress_host.technique import Stage, StepFailed, Trait, Workbench, check_patterns, for_layer
-from edgepress_host.techniques.distill import Distill
 from edgepress_host.techniques.structured.circulant import CirculantLinear, circulant
 
 Block = Annotated[int, msgspec.Meta(ge=2, le=1024)]
@@ -26,7 +23,7 @@ class StructuredLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     skip: bool | None = None
 
 
-class Structured(Trained, frozen=True):
+class Structured(Taught, frozen=True):
     """Replace dense layers by block-circulant ones (CirCNN, Ding et al. 2017), from the nearest such matrix on.
 
     File, memory and parameters of a layer shrink by `block`. Its multiply-accumulates stay as many, so that only large
@@ -41,15 +38,9 @@ class Structured(Trained, frozen=True):
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({"block": 4}, {"block": 8, "epochs": 1, "samples": 64})
 
     block: Block = 8
-    teacher: bool = False
     skip: bool = False
     layers: dict[str, StructuredLayer] = msgspec.field(default_factory=dict)
     types: dict[str, StructuredLayer] = msgspec.field(default_factory=dict)
-
-    def check(self) -> None:
-        """Raise UsageError where a teacher has no time to teach."""
-        if self.teacher and not self.epochs:
-            raise UsageError("teacher: expected epochs of 1 or more, in which it teaches")
 
     def breaks(self) -> frozenset[Trait]:
         """Mean values over diagonals are no longer the ones that were pruned, shared or rounded."""
@@ -79,10 +70,7 @@ class Structured(Trained, frozen=True):
             bench.note(f"left as they are: {', '.join(left)}")
         if not self.epochs:
             return thin.eval()
-        if self.teacher:
-            options = {name: getattr(self, name) for name in Trained.__struct_fields__}
-            return Distill(**options).apply_module(thin, bench)
-        return self.train(thin, bench, supervised)
+        return self.train(thin, bench, self.lesson(bench))
 
 
 def _replaceable(model: nn.Module) -> dict[str, nn.Linear]:

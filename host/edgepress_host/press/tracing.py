@@ -1,4 +1,4 @@
-"""The module as a graph of operators: which weight feeds which, and batch normalization folded into weights."""
+"""A module as a graph of operators: which weight feeds which, and who takes what comes out."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload
-from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
-
-from edgepress_host.press.structure import replace_layer
 
 CONVOLUTIONS = frozenset({"conv1d", "conv2d"})
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 WEIGHTED = CONVOLUTIONS | {"linear"}
 
 
@@ -57,34 +53,3 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
     """Shape of what a node returns."""
     value = node.meta["val"]
     return tuple(int(size) for size in value.shape) if isinstance(value, Tensor) else ()
-
-
-def fold_batch_norms(model: nn.Module, traced: Traced) -> None:
-    """Fold each batch normalization that follows a convolution or dense layer alone into its weight, in place."""
-    for node in traced.nodes(frozenset({"batch_norm"})):
-        before = node.args[0]
-        mean = traced.parameter(node, 3)
-        if (
-            not isinstance(before, fx.Node)
-            or operator(before) not in WEIGHTED
-            or len(before.users) != 1
-            or mean is None
-        ):
-            continue
-        weight = traced.parameter(before, 1)
-        norm = model.get_submodule(mean.rpartition(".")[0])
-        if weight is None or not weight.endswith(".weight") or not isinstance(norm, NORMS):
-            continue
-        layer = model.get_submodule(weight.rpartition(".")[0])
-        assert isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d)
-        _fold(layer, norm)
-        replace_layer(model, mean.rpartition(".")[0], nn.Identity())
-
-
-def _fold(layer: nn.Linear | nn.Conv1d | nn.Conv2d, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
-    assert isinstance(norm.running_mean, Tensor)
-    assert isinstance(norm.running_var, Tensor)
-    fuse = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
-    layer.weight, layer.bias = fuse(
-        layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    )
