@@ -232,7 +232,7 @@ def test_a_host_of_another_protocol_version_is_refused_in_one_line(scene):
             await host.until(lambda: host.states and host.states[-1].refused)
             assert "no common protocol version" in host.states[-1].refused
             await host.want(protocol=7)
-            line = "this side speaks 1, the other 7; upgrade edgepress on this side"
+            line = "this side speaks 1 to 2, the other 7; upgrade edgepress on this side"
             await host.until(lambda: line in host.states[-1].refused)
             assert host.states[-1].generation == 0
 

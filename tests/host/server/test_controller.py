@@ -207,7 +207,9 @@ def fence(controller, devices, device) -> None:
 def test_a_device_of_another_protocol_version_is_refused_with_one_line(controller, devices):
     pi = devices.add(controller, "old", speaks=(7, 9))
     refused = controller.device("old")["refused"]
-    assert refused == "no common protocol version: this side speaks 1, the other 7 to 9; upgrade edgepress on this side"
+    assert refused == (
+        "no common protocol version: this side speaks 1 to 2, the other 7 to 9; upgrade edgepress on this side"
+    )
     answer = controller.post("/v1/trials", {"manifests": [controller.manifest(b"model")]})
     assert answer["trials"] == []
     assert answer["skipped"][0]["reason"] == refused
