@@ -11,7 +11,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test lint bench bench-container setup data clean
+.PHONY: demo test lint bench bench-compression bench-container setup data clean
 
 demo: setup .venv-tflite/ready data
 	$(BIN)/edgepress demo --out runs/demo --tflite-python .venv-tflite/bin/python
@@ -29,6 +29,13 @@ bench: setup
 	$(BIN)/python benchmarks/transfer.py --mb 50
 
 # What the container makes of files, and how fast it expands them; FILES="a.onnx b.tflite" takes your own.
+# Hours the first time, most of it VGG-16; what was done is kept under runs/bench.
+bench-compression: setup data
+	$(BIN)/python benchmarks/compression/deep.py --write
+	$(BIN)/python benchmarks/compression/vgg.py --write
+	$(BIN)/python benchmarks/compression/small.py --write
+	$(BIN)/python benchmarks/compression/low_rank.py --write
+
 bench-container: setup
 	$(BIN)/python benchmarks/container.py $(FILES)
 

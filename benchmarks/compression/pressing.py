@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
 import msgspec
 import timing
 from edgepress_host import recipe
+from edgepress_host.cli._progress import drawn
 from edgepress_host.compress import compress
 from edgepress_host.press.data import Data
 from edgepress_host.press.loading import resolve_callable
@@ -34,12 +34,8 @@ class Done(msgspec.Struct, frozen=True):
 def pressed(text: str, folder: Path) -> Done:
     """Compress by a recipe's text; what was done before comes from the cache."""
     chosen = recipe.parse(text)
-    made = compress(
-        chosen,
-        folder,
-        progress=lambda now: click.echo(f"\r{now.done}/{now.total} {now.doing:90.90}", nl=False, err=True),
-    )
-    click.echo(err=True)
+    with drawn(quietly=False) as progress:
+        made = compress(chosen, folder, progress=progress)
     for one in made.variants:
         if one.kept_steps < len(one.steps) or one.file is None:
             raise SystemExit(f"{one.name}.{one.format}: {one.verdict}: {one.reason}")
