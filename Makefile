@@ -28,7 +28,6 @@ bench: setup
 	$(BIN)/python benchmarks/transfer.py
 	$(BIN)/python benchmarks/transfer.py --mb 50
 
-# What the container makes of files, and how fast it expands them; FILES="a.onnx b.tflite" takes your own.
 # Hours the first time, most of it VGG-16; what was done is kept under runs/bench.
 bench-compression: setup data
 	$(BIN)/python benchmarks/compression/deep.py --write
@@ -36,6 +35,7 @@ bench-compression: setup data
 	$(BIN)/python benchmarks/compression/small.py --write
 	$(BIN)/python benchmarks/compression/low_rank.py --write
 
+# What the container makes of files, and how fast it expands them; FILES="a.onnx b.tflite" takes your own.
 bench-container: setup
 	$(BIN)/python benchmarks/container.py $(FILES)
 
