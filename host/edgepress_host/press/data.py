@@ -72,7 +72,14 @@ class Data:
     def _samples(self, name: str) -> Samples:
         if name not in self._read:
             key = f"data.source = {self._key!r}, split {name!r}"
-            self._read[name] = checked(call_user(self._load, name, key=key), key=key).first(self._limits.get(name))
+            found = checked(call_user(self._load, name, key=key), key=key).first(self._limits.get(name))
+            for other, known in self._read.items():
+                if known.x.shape[1:] != found.x.shape[1:]:
+                    raise UsageError(
+                        f"{key}: expected samples of shape {known.x.shape[1:]}, as split {other!r} has, got "
+                        f"{found.x.shape[1:]}"
+                    )
+            self._read[name] = found
         return self._read[name]
 
 

@@ -59,8 +59,8 @@ class Diverged(EdgepressError):  # noqa: N818 - it names what happened to the tr
     """Training produced a loss that is not a finite number, before anything worth keeping was reached."""
 
 
-class NothingToTrain(EdgepressError):  # noqa: N818 - it names what was found
-    """A model without weights that could learn, or too few samples."""
+class Untrainable(EdgepressError):  # noqa: N818 - it names what was found
+    """A model without weights that could learn, too few samples, or labels that say nothing about the output."""
 
 
 class Schedule(msgspec.Struct, frozen=True):
@@ -98,7 +98,7 @@ def fit(
     `after_step` may change weights (masks, projections) after each step of the optimiser.
 
     Where the loss stops being finite, training ends with the weights of the epoch whose mean loss was the smallest,
-    and a note says so. Raises Diverged where that happens in the first epoch, and NothingToTrain.
+    and a note says so. Raises Diverged where that happens in the first epoch, and Untrainable.
     """
     chosen = samples.first(schedule.samples)
     # Convolutions train about 1.5 times faster with the channels last; the weights leave as they came.
@@ -111,7 +111,7 @@ def fit(
     masks = [(weight, weight != 0) for weight in model.parameters() if weight.ndim > 1 and bool((weight == 0).any())]
     total = schedule.epochs * sum(1 for _ in _batches(torch.arange(len(x)), schedule.batch))
     if schedule.epochs and not total:
-        raise NothingToTrain(f"training takes 2 samples or more, and the train split has {len(x)}")
+        raise Untrainable(f"training takes 2 samples or more, and the train split has {len(x)}")
     number, best = 0, _Best()
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(around.seed)
@@ -152,7 +152,7 @@ def _optimiser(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     weights = [weight for learner in learners for weight in learner.parameters() if weight.requires_grad]
     if not weights:
-        raise NothingToTrain("the model has no weights that could learn; leave this step out")
+        raise Untrainable("the model has no weights that could learn; leave this step out")
     optimiser = torch.optim.AdamW(weights, lr=schedule.lr, weight_decay=schedule.weight_decay)
     return optimiser, torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=max(1, total))
 
@@ -203,16 +203,32 @@ def every_output(outputs: Any) -> list[Tensor]:
 
 
 def supervised(outputs: Any, step: Step) -> Tensor:
-    """Cross-entropy for integer labels of shape (N,), else mean squared error; on the first output."""
+    """Cross-entropy for integer labels of shape (N,), else mean squared error; on the first output.
+
+    Raises Untrainable for labels that say nothing about that output.
+    """
     found = first_output(outputs)
+    shape, way_out = tuple(found.shape[1:]), "distill with alpha = 1 needs no labels"
     if holds_classes(step.y.numpy()):
+        low, high = int(step.y.min()), int(step.y.max())
+        if found.ndim < 2 or low < 0 or high >= found.shape[1]:
+            raise Untrainable(
+                f"the labels are classes from {low} to {high}, for which the model's output of shape {shape} has no "
+                f"scores; {way_out}"
+            )
         return functional.cross_entropy(found, step.y.long())
+    if step.y.numel() != found.numel():
+        kind = str(step.y.dtype).removeprefix("torch.")
+        raise Untrainable(
+            f"the labels are {kind} of shape {tuple(step.y.shape[1:])}: no classes, which are integers, and no values "
+            f"for the model's output of shape {shape}; {way_out}"
+        )
     return functional.mse_loss(found, step.y.reshape(found.shape).to(found.dtype))
 
 
 def holds_classes(labels: np.ndarray) -> bool:
     """Tell class numbers, one per sample, from values to come near to."""
-    return labels.dtype in (np.int64, np.int32, np.uint8) and labels.ndim == 1
+    return labels.dtype.kind in "iu" and labels.ndim == 1
 
 
 @contextlib.contextmanager

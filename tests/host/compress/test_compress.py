@@ -257,6 +257,11 @@ def test_a_model_that_does_not_export_is_one_clear_line_per_variant(press, tmp_p
         (":load", ":load_nan_labels", "label 5 holds NaN or infinity"),
         (":load", ":load_named_labels", "expected numbers as labels, got <U7"),
         (":load", ":load_ragged", "expected arrays, got what makes none: ValueError"),
+        (
+            ":load",
+            ":load_uneven",
+            "split 'validate': expected samples of shape (1, 12, 12), as split",
+        ),
         (":load", ":load_numbers", "expected arrays with a sample per row, got int"),
         ("[model]", "metric = 'compress_zoo:no_number'\n[model]", "metric: it raised TypeError"),
         (

@@ -225,15 +225,43 @@ def test_weights_that_the_last_step_of_an_epoch_broke_are_not_kept(bench):
 
 
 def test_nothing_to_train_is_one_line(bench):
-    from edgepress_host.press.training import NothingToTrain
+    from edgepress_host.press.training import Untrainable
 
     step = made_from("distill", {})
     alone = msgspec.structs.replace(bench, split=lambda name: bench.split(name).first(1))
-    with pytest.raises(NothingToTrain, match="training takes 2 samples or more, and the train split has 1"):
+    with pytest.raises(Untrainable, match="training takes 2 samples or more, and the train split has 1"):
         step.apply_module(compress_zoo.build(), alone)
     fixed = nn.Sequential(nn.Flatten(), nn.AvgPool1d(36))
-    with pytest.raises(NothingToTrain, match="the model has no weights that could learn"):
+    with pytest.raises(Untrainable, match="the model has no weights that could learn"):
         step.apply_module(fixed, msgspec.structs.replace(bench, original=lambda: fixed))
+
+
+@pytest.mark.parametrize(
+    ("labels", "line"),
+    [
+        (np.full(64, 7, np.int8), r"the labels are classes from 7 to 7, .* output of shape \(4,\) has no scores"),
+        (np.zeros(64, np.float32), r"the labels are float32 of shape \(\): no classes"),
+    ],
+)
+def test_labels_that_say_nothing_about_the_output_are_one_line(labels, line, bench):
+    from edgepress_host.press.training import Untrainable
+
+    odd = msgspec.structs.replace(bench, split=lambda name: Samples(bench.split(name).x[:64], labels))
+    with pytest.raises(Untrainable, match=line):
+        made_from("prune", {"ratio": 0.5, "epochs": 1}).apply_module(compress_zoo.build(), odd)
+
+
+def test_classes_may_be_integers_of_any_size(bench):
+    learnt = [
+        made_from("prune", {"ratio": 0.5, "epochs": 1, "samples": 64}).apply_module(
+            compress_zoo.build(),
+            msgspec.structs.replace(
+                bench, split=lambda name, kind=kind: Samples(bench.split(name).x, bench.split(name).y.astype(kind))
+            ),
+        )
+        for kind in (np.int64, np.int16)
+    ]
+    assert structure.digest(learnt[0]) == structure.digest(learnt[1])
 
 
 @pytest.fixture
