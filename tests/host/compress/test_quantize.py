@@ -58,9 +58,10 @@ def files(net, bench):
 def made(bench, files):
     """Quantize with options; the file, and what was noted."""
 
-    def call(format_, content=None, **options):
+    def call(format_, content=None, samples=None, **options):
         notes = []
-        step = made_from(options)
+        calibrated = {} if samples is None or options["mode"] != "static" else {"samples": samples}
+        step = made_from(options | calibrated)
         content = files[format_] if content is None else content
         return step.apply_graph(format_, content, msgspec.structs.replace(bench, note=notes.append)), notes
 
@@ -396,6 +397,22 @@ def test_a_file_without_weights_is_refused_with_what_it_has(bench, made):
     content = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
     with pytest.raises(StepFailed, match="no operator of this file has weights that can be quantized; it has Erf"):
         made("onnx", content.SerializeToString(), mode="weight_only")
+
+
+def test_shared_values_stay_as_many_with_one_scale_and_the_loss_is_named_otherwise(bench, made, net):
+    clustered = technique.found()["cluster"](bits=3).apply_module(net, bench)
+    content = exporters.get("onnx").export(clustered, bench.calibration(2))
+    (whole, silent), (parted, notes) = (
+        made("onnx", content, mode="weight_only", granularity=one) for one in ("tensor", "channel")
+    )
+
+    def most(file):
+        tensors = onnx.load_from_string(file).graph.initializer
+        return max(len(np.unique(onnx.numpy_helper.to_array(one))) for one in tensors if len(one.dims) > 1)
+
+    assert most(whole) == 8 < most(parted)
+    assert not silent
+    assert notes[0].startswith("weights that shared values share fewer with a scale a channel: ")
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from edgepress_protocol.errors import UsageError
 
 from edgepress_host.press.strict import changed
 from edgepress_host.technique import Stage, StepFailed, Technique, Trait, Workbench, check_patterns, for_layer
-from edgepress_host.techniques.quantize.grid import Bits, WeightRange, found_bits
-from edgepress_host.techniques.quantize.plan import ActivationPlan, WeightPlan
+from edgepress_host.techniques.quantize.grid import Bits, WeightRange, found_bits, shares_values
+from edgepress_host.techniques.quantize.plan import ActivationPlan, WeightPlan, listed
 from edgepress_host.techniques.quantize.prepare import Mixed, Prepare, QuantizeLayer
 from edgepress_host.techniques.quantize.ranges import Method
 
@@ -154,20 +154,32 @@ class Quantize(Technique, frozen=True):
             bench.say(f"casting weights to {self.mode}")
             return bytes((tool.to_fp16 if self.mode == "fp16" else tool.to_bf16)(content))
         check_patterns(self.layers, self.types, dict(tool.layers(content).values()))
-        plan = self._weights(bench)
+        parted: set[str] = set()
+        plan = self._weights(bench, parted)
         bench.say(f"quantizing weights, {self.mode}")
         if self.mode == "weight_only":
-            return bytes(tool.to_weight_only(content, plan))
-        if self.mode == "dynamic":
-            return bytes(tool.to_dynamic(content, plan))
-        bench.say(f"calibrating by {self.calibration} on {self.samples} samples")
-        return bytes(tool.to_static(content, plan, self._activations(bench)))
+            made = tool.to_weight_only(content, plan)
+        elif self.mode == "dynamic":
+            made = tool.to_dynamic(content, plan)
+        else:
+            bench.say(f"calibrating by {self.calibration} on {self.samples} samples")
+            made = tool.to_static(content, plan, self._activations(bench))
+        if parted:
+            bench.note(
+                f"weights that shared values share fewer with a scale a channel: {listed(sorted(parted))}; with "
+                'granularity = "tensor" they share as many'
+            )
+        return bytes(made)
 
-    def _weights(self, bench: Workbench) -> WeightPlan:
+    def _weights(self, bench: Workbench, parted: set[str]) -> WeightPlan:
+        """Return the plan; while it is carried out, layers whose weights would share fewer values go to `parted`."""
+
         def bits_of(layer: str, type_: str, weight: np.ndarray, kept: tuple[int, ...]) -> int | None:
             own = for_layer(self, self.layers, self.types, layer, type_)
             if own.skip:
                 return None
+            if self._per_channel and shares_values(weight):
+                parted.add(layer)
             return own.bits if self.mixed is None else found_bits(weight, kept if self._per_channel else ())
 
         return WeightPlan(

@@ -105,6 +105,17 @@ def found_bits(weight: np.ndarray, kept: tuple[int, ...]) -> Bits:
     return 8
 
 
+def shares_values(weight: np.ndarray) -> bool:
+    """Tell whether the weights of a whole tensor share values, as clustering leaves them: at most 256, by chance never.
+
+    >>> shares_values(np.repeat(np.arange(4.0), 32)), shares_values(np.arange(128.0))
+    (True, False)
+    """
+    few = min(256, weight.size // 8)
+    # Most tensors do not, which a few of their weights show.
+    return len(np.unique(weight.flat[: 4 * few + 1])) <= few and 1 < len(np.unique(weight)) <= few
+
+
 def _nonzero(scale: np.ndarray) -> np.ndarray:
     """Keep a channel of zeros from dividing by zero."""
     return np.where(scale > 0, scale, np.float32(1)).astype(np.float32)
