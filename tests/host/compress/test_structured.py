@@ -132,6 +132,12 @@ def test_what_is_too_narrow_is_named_and_nothing_to_do_is_no_success(bench):
         structured(bench, teacher=True)
 
 
+def test_a_model_that_is_block_circulant_already_is_refused(bench):
+    step = Structured(block=4)
+    with pytest.raises(StepFailed, match="no dense layer became block-circulant; there is none"):
+        step.apply_module(step.apply_module(compress_zoo.build(), bench), bench)
+
+
 def test_training_brings_back_what_the_projection_lost(bench):
     seen = bench.split("validate")
     x = torch.from_numpy(seen.x.copy())

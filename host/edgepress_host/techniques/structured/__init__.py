@@ -11,7 +11,7 @@ from torch import nn
 from edgepress_host.press.structure import replace_layer
 from edgepress_host.press.trained import Taught
 from edgepress_host.technique import Stage, StepFailed, Trait, Workbench, check_patterns, for_layer
-from edgepress_host.techniques.structured.circulant import CirculantLinear, circulant
+from edgepress_host.techniques.structured.circulant import circulant
 
 Block = Annotated[int, msgspec.Meta(ge=2, le=1024)]
 
@@ -51,7 +51,7 @@ class Structured(Taught, frozen=True):
         thin = copy.deepcopy(model).requires_grad_(True)
         held = _replaceable(model)
         check_patterns(self.layers, self.types, {name: type(layer).__name__ for name, layer in held.items()})
-        left = []
+        replaced, left = False, []
         for name, layer in held.items():
             own = for_layer(self, self.layers, self.types, name, type(layer).__name__)
             if own.skip:
@@ -62,8 +62,9 @@ class Structured(Taught, frozen=True):
                 )
                 continue
             replace_layer(thin, name, circulant(layer, own.block))
+            replaced = True
             _keep_from_fused_kernels(thin, name)
-        if not any(isinstance(layer, CirculantLinear) for layer in thin.modules()):
+        if not replaced:
             reason = f": {', '.join(left)}; give a smaller block" if left else "; there is none, or all are skipped"
             raise StepFailed(f"no dense layer became block-circulant{reason}")
         if left:
