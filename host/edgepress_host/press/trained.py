@@ -9,8 +9,11 @@ import msgspec
 from edgepress_protocol.errors import UsageError
 from torch import nn
 
+from edgepress_host.press.loading import load_module
+from edgepress_host.press.sensitivity import outputs_of
 from edgepress_host.press.soft import taught
 from edgepress_host.press.strict import changed
+from edgepress_host.press.structure import digest
 from edgepress_host.press.training import (
     Batch,
     Epochs,
@@ -23,7 +26,7 @@ from edgepress_host.press.training import (
     fit,
     supervised,
 )
-from edgepress_host.technique import Technique, Workbench
+from edgepress_host.technique import StepFailed, Technique, Workbench
 
 
 class Trained(Technique, frozen=True):
@@ -74,12 +77,12 @@ class Trained(Technique, frozen=True):
 
 
 class Taught(Trained, frozen=True):
-    """A technique whose training may go by the original's answers, too.
+    """A technique whose training may go by a teacher's answers, too: the original's, or those of a `module:attr`.
 
     With `teacher` the loss is alpha · (soft targets at `temperature`) + (1 - alpha) · labels; see `press.soft`.
     """
 
-    teacher: bool = False
+    teacher: bool | str = False
     temperature: Annotated[float, msgspec.Meta(gt=0, le=100)] = 4.0
     alpha: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.9
 
@@ -92,14 +95,30 @@ class Taught(Trained, frozen=True):
             if name in changed(self) and not self.teacher:
                 raise UsageError(f"{name}: it is the teacher's; set teacher = true, or leave {name} out")
 
+    def extra_key(self) -> str:
+        """Return the digest of a teacher of the user's own."""
+        return digest(_teacher(self.teacher)) if isinstance(self.teacher, str) else ""
+
     def lesson(self, bench: Workbench) -> Loss:
-        """Return what training is to make small."""
+        """Return what training is to make small. Raises StepFailed for a teacher whose answers have another shape."""
         if not self.teacher:
             return supervised
+        teacher = bench.original()
+        if isinstance(self.teacher, str):
+            teacher = _teacher(self.teacher)
+            own, other = (outputs_of(one, bench.calibration(2)).shape[1:] for one in (bench.original(), teacher))
+            if own != other:
+                raise StepFailed(
+                    f"teacher: {self.teacher} gives outputs of shape {other}, the model {own}; they have to agree"
+                )
         return taught(
-            bench.original(),
+            teacher,
             bench.split("train").first(self.samples),
             augmented=bench.augment is not None,
             temperature=self.temperature,
             alpha=self.alpha,
         )
+
+
+def _teacher(reference: str) -> nn.Module:
+    return load_module(reference, key="teacher")

@@ -266,6 +266,17 @@ class TestTeacher:
 
         assert far(tuned(teacher=True, alpha=1.0)) < far(tuned())
 
+    def test_a_teacher_of_the_users_own_teaches_in_its_place(self, tuned, coupled):
+        wise, original = tuned(teacher="prune_zoo:another"), tuned(teacher=True)
+        assert structure.digest(wise) != structure.digest(original)
+        named = [step(kind="magnitude", epochs=1, teacher=some).extra_key() for some in ("prune_zoo:another", True)]
+        assert named[0]
+        assert not named[1]
+
+    def test_a_teacher_with_other_outputs_is_refused_before_training(self, tuned):
+        with pytest.raises(StepFailed, match=r"teacher: prune_zoo:wider gives outputs of shape .* the model"):
+            tuned(teacher="prune_zoo:wider")
+
     @pytest.mark.parametrize("change", [{"alpha": 0.2}, {"temperature": 1.0}], ids=str)
     def test_temperature_and_mix_change_what_is_learned(self, change, tuned):
         assert structure.digest(tuned(teacher=True, **change)) != structure.digest(tuned(teacher=True))

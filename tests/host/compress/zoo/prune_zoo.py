@@ -162,3 +162,13 @@ class Coupled(nn.Module):
         x = torch.relu(self.norm(self.stem(x)))
         x = x + self.last(torch.relu(self.middle(torch.relu(self.deep(x)))))
         return self.head(torch.relu(self.hidden(x.flatten(1))))
+
+
+def another(answers=CLASSES):
+    """A teacher of another kind, which knows nothing."""
+    return seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(STEPS * WIDTH, answers)))
+
+
+def wider():
+    """A teacher of more classes than there are."""
+    return another(CLASSES + 2)
