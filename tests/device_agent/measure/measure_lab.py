@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import msgspec
@@ -78,3 +79,11 @@ def gone(pid: int) -> bool:
     except FileNotFoundError:
         return True
     return state in "ZX"
+
+
+def wait_for(condition, seconds=20.0):
+    """Return as soon as a condition holds that no event tells of."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from edgepress_agent import runtimes
 from edgepress_agent.measure.needs import meets
@@ -65,3 +68,23 @@ def test_a_runtime_keeps_the_contract(artifact_format, tmp_path):
 )
 def test_needs(need, met):
     assert meets(Runtime("onnxruntime", "1.23.2", "onnx"), need) is met
+
+
+def test_the_agent_needs_no_numpy():
+    program = (
+        "import sys\n"
+        "class Blocked:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name.partition('.')[0] in ('numpy', 'torch', 'edgepress_host'):\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Blocked())\n"
+        "from pathlib import Path\n"
+        "from edgepress_agent.board import probe, telemetry\n"
+        "from edgepress_agent.measure import check, profile\n"
+        "from edgepress_agent.serving import serve\n"
+        "print(probe.describe(probe.inventory(Path('/'), device_id='pi', state_dir=Path('/'))))\n"
+        "telemetry.read(Path('/'), None)\n"
+        "assert not {'onnxruntime', 'ai_edge_litert', 'tflite_runtime'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

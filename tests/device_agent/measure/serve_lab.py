@@ -1,0 +1,77 @@
+"""Helpers of the tests of the local endpoint: a client, and a server for as long as a story lasts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from edgepress_agent.serving.serve import Server
+from measure_lab import Variant
+
+RIGHT = {"inputs": [{"name": "x", "shape": [1, 16], "datatype": "FP32", "data": [0.5] * 16}]}
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=20)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(self.path)
+
+
+def connect(server: Server) -> http.client.HTTPConnection:
+    if server.address.startswith("unix:"):
+        return UnixConnection(server.address.removeprefix("unix:"))
+    return http.client.HTTPConnection(*server.address.split(":"), timeout=20)
+
+
+def ask(server: Server, method: str, path: str, body=None, headers=None) -> tuple[int, dict]:
+    data = body if isinstance(body, (bytes, type(None))) else json.dumps(body)
+    with contextlib.closing(connect(server)) as connection:
+        connection.request(method, path, data, headers or {})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+
+
+async def asked(*call) -> tuple[int, dict]:
+    return await asyncio.to_thread(ask, *call)
+
+
+@asynccontextmanager
+async def serving(work_dir: Path, variant: Variant | None, address: str = "127.0.0.1:0") -> AsyncIterator[Server]:
+    server = Server(address, work_dir)
+    await server.start()
+    try:
+        if variant is not None:
+            await server.swap(variant.manifest, variant.model)
+        yield server
+    finally:
+        await server.stop()
+
+
+def serve(work_dir: Path, story, name: str | None = "tiny", address: str = "127.0.0.1:0"):
+    async def run():
+        async with serving(work_dir, Variant(name) if name else None, address) as server:
+            return await story(server)
+
+    return asyncio.run(run())
+
+
+async def counted(server: Server, requests: int) -> None:
+    while server.stats().requests < requests:  # noqa: ASYNC110 - a test looks from outside, where no event is
+        await asyncio.sleep(0.01)
+
+
+def golden(name: str) -> tuple[list, list]:
+    from safetensors.numpy import load_file
+
+    vectors = load_file(Variant(name).golden)
+    return vectors["input.0"], vectors["output.0"]

@@ -1,0 +1,211 @@
+"""The local endpoint over time: swaps, crashes, idle and busy, and the addresses that it may have."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+from edgepress_agent.measure.bench import Bench
+from edgepress_agent.serving.serve import QUIET_S, Server
+from edgepress_protocol.errors import Unavailable, UsageError
+from measure_lab import QUICK, Lab, Variant, needs_format
+from serve_lab import RIGHT, asked, connect, counted, serve, serving
+
+
+def children() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
+def test_a_swap_loses_no_request(tmp_path):
+    """One client keeps its connection, one does not; both ask all the while; three swaps; every answer is right."""
+    answers: list[tuple[int, str]] = []
+    over = threading.Event()
+
+    def client(server: Server, keep: bool) -> None:
+        connection = connect(server)
+        while not over.is_set():
+            connection.request("POST", "/v2/models/active/infer", json.dumps(RIGHT))
+            response = connection.getresponse()
+            answers.append((response.status, json.loads(response.read())["model_version"]))
+            if not keep:
+                connection.close()
+        connection.close()
+
+    async def story(server: Server):
+        variant = Variant("tiny")
+        clients = [asyncio.create_task(asyncio.to_thread(client, server, keep)) for keep in (True, False)]
+        versions = [variant.manifest.model.sha256]
+        for digit in "123":
+            await asyncio.sleep(0.2)
+            versions.append(digit * 64)
+            model = msgspec.structs.replace(variant.manifest.model, sha256=versions[-1])
+            await server.swap(msgspec.structs.replace(variant.manifest, model=model), variant.model)
+        await asyncio.sleep(0.2)
+        over.set()
+        await asyncio.gather(*clients)
+        assert {status for status, _ in answers} == {200}
+        assert {version for _, version in answers} == set(versions)
+        assert answers[-1][1] == versions[-1]
+        await server.wait_idle()
+        assert server.stats().requests == len(answers)
+        assert server.stats().errors == 0
+        assert server.stats().latency.total == len(answers)
+
+    before = children()
+    serve(tmp_path, story)
+    assert children() == before
+
+
+def test_a_model_that_does_not_load_leaves_the_old_one_serving(tmp_path):
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a model")
+
+    async def story(server: Server):
+        with pytest.raises(Unavailable, match="tiny does not load: "):
+            await server.swap(Variant("tiny").manifest, broken)
+        assert (await asked(server, "POST", "/v2/models/active/infer", RIGHT))[0] == 200
+
+    serve(tmp_path / "w", story)
+
+
+def test_a_serving_process_that_dies_is_started_again(tmp_path):
+    before = children()
+
+    async def story(server: Server):
+        (child,) = children() - before
+        heard: list[str] = []
+        server.on_trouble = heard.append
+        os.kill(child.pid, signal.SIGSEGV)
+        # The socket stays: the request waits for the next process, and is answered.
+        await asyncio.to_thread(child.wait)
+        assert (await asked(server, "POST", "/v2/models/active/infer", RIGHT))[0] == 200
+        assert heard[0].startswith("the process that serves tiny is started again: the runtime crashed: ")
+        assert heard[1:] == [""]
+
+    serve(tmp_path, story)
+
+
+def test_idle_and_busy(tmp_path):
+    async def story(server: Server):
+        assert not server.busy()
+        await asyncio.wait_for(server.wait_idle(), 0.5)
+        await asked(server, "POST", "/v2/models/active/infer", RIGHT)
+        await counted(server, 1)
+        seen = time.monotonic()
+        assert server.busy()
+        await server.wait_idle()
+        assert QUIET_S - 0.2 < time.monotonic() - seen < QUIET_S + 5.0
+        assert not server.busy()
+
+    serve(tmp_path, story)
+
+
+def test_requests_that_came_while_a_trial_ran_are_noted_with_it(tmp_path):
+    lab, variant = Lab(tmp_path), Variant("tiny")
+    job = lab.job(variant.manifest, variant.model, msgspec.structs.replace(QUICK, when_busy=True))
+
+    async def measured(server: Server, *, ask_on: bool) -> tuple[str, ...]:
+        end = asyncio.get_running_loop().create_future()
+        bench = Bench(
+            Path("/"), lab.lock, server, lambda _: True, lambda *_: None, lambda _, end_: end.set_result(end_)
+        )
+        bench.offer(job)
+        running = asyncio.create_task(bench.run())
+        while ask_on and not end.done():
+            await asked(server, "POST", "/v2/models/active/infer", RIGHT)
+        outcome = await end
+        running.cancel()
+        return outcome.measurement.notes
+
+    async def story(server: Server):
+        line = "the serving model had requests while this was measured"
+        assert line not in await measured(server, ask_on=False)
+        assert line in await measured(server, ask_on=True)
+
+    serve(tmp_path, story)
+
+
+def test_errors_are_counted(tmp_path):
+    async def story(server: Server):
+        await asked(server, "POST", "/v2/models/active/infer", {})
+        await asked(server, "POST", "/v2/models/active/infer", RIGHT)
+        await counted(server, 2)
+        assert server.stats().errors == 1
+        assert server.stats().in_flight == 0
+
+    serve(tmp_path, story)
+
+
+def test_a_crash_under_a_request_is_not_the_end(lab: Lab, misbehaving_runtime):
+    """The misbehaving runtime crashes at its 21st run; the client sees its connection break, and then an answer."""
+    manifest, model = lab.misbehaving("flood")
+    request = {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1]}]}
+
+    async def run():
+        server = Server(f"unix:{lab.folder}/s.sock", lab.folder / "w")
+        await server.start()
+        await server.swap(manifest, model)
+        outcomes = []
+        for _ in range(25):
+            try:
+                outcomes.append((await asked(server, "POST", "/v2/models/active/infer", request))[0])
+            except (OSError, http.client.HTTPException):
+                outcomes.append(None)
+        await server.stop()
+        return outcomes
+
+    outcomes = asyncio.run(run())
+    assert outcomes.count(None) == 1
+    assert outcomes.count(200) == 24
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "192.0.2.1:80", "example.org:80", "127.0.0.1:x", "nonsense"])
+def test_it_serves_this_machine_alone(tmp_path, address):
+    with pytest.raises(UsageError, match="--serve"):
+        asyncio.run(Server(address, tmp_path).start())
+
+
+def test_an_address_in_use_is_one_line(tmp_path):
+    async def run():
+        async with serving(tmp_path, None) as server:
+            with pytest.raises(UsageError, match="cannot listen there"):
+                await Server(server.address, tmp_path).start()
+
+    asyncio.run(run())
+
+
+def test_a_socket_that_another_agent_listens_on_is_left_to_it(tmp_path):
+    needs_format("onnx")
+
+    async def story(server: Server):
+        other = Server(server.address, tmp_path / "other")
+        with pytest.raises(UsageError, match="cannot listen there: Address already in use"):
+            await other.start()
+        assert (await asked(server, "GET", "/v2/health/ready"))[0] == 200
+
+    serve(tmp_path, story, address=f"unix:{tmp_path}/s.sock")
+
+
+def test_a_socket_left_by_an_agent_that_was_killed_is_replaced_and_a_file_is_not(tmp_path):
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(tmp_path / "s.sock"))
+    left.close()
+
+    async def nothing(server: Server):
+        pass
+
+    serve(tmp_path, nothing, None, f"unix:{tmp_path}/s.sock")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match="cannot listen there"):
+        serve(tmp_path, nothing, None, f"unix:{tmp_path}/file")
+    assert (tmp_path / "file").read_text() == "mine"
