@@ -108,6 +108,23 @@ def replace_layer(model: nn.Module, path: str, layer: nn.Module) -> None:
     setattr(model.get_submodule(parent), leaf, layer)
 
 
+def sharers(model: nn.Module, *, aliases: bool = True) -> dict[str, list[str]]:
+    """Return the layers that hold a parameter which others hold, too, with the others' names.
+
+    With `aliases`, a layer that the model has under two names is two that share; without, it is one.
+    """
+    held = dict(model.named_modules(remove_duplicate=not aliases))
+    places: dict[int, list[str]] = {}
+    for name, layer in held.items():
+        for weight in layer.parameters(recurse=False):
+            places.setdefault(id(weight), []).append(name)
+    found = {
+        name: sorted({other for weight in layer.parameters(recurse=False) for other in places[id(weight)]} - {name})
+        for name, layer in held.items()
+    }
+    return {name: others for name, others in found.items() if others}
+
+
 def _fit_in(model: nn.Module, layer: Layer) -> None:
     """Give the module at a described place its attributes; one of another kind gives way to a new one."""
     if layer.path not in dict(model.named_modules()) or (

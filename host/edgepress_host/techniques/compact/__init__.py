@@ -13,7 +13,7 @@ from edgepress_protocol.errors import UsageError
 from torch import nn
 
 from edgepress_host.press.strict import changed
-from edgepress_host.press.structure import replace_layer
+from edgepress_host.press.structure import replace_layer, sharers
 from edgepress_host.press.trained import Trained
 from edgepress_host.technique import Stage, StepFailed, Trait, Workbench, check_patterns, for_layer
 from edgepress_host.techniques.compact.separable import Conv, calibrated, costs, separable
@@ -82,12 +82,12 @@ class Compact(Trained, frozen=True):
             if isinstance(layer, nn.Conv1d | nn.Conv2d) and type(layer) in _PLAIN and math.prod(layer.kernel_size) > 1
         }
         check_patterns(self.layers, self.types, {name: type(layer).__name__ for name, layer in held.items()})
-        replaced, left = {}, []
+        replaced, left, shared = {}, [], sharers(model)
         for name, layer in held.items():
             own = for_layer(self, self.layers, self.types, name, type(layer).__name__)
             if own.skip:
                 continue
-            if reason := _veto(layer, own):
+            if reason := _veto(layer, own, shared.get(name, [])):
                 left.append(f"{name} ({reason})")
                 continue
             replaced[name] = separable(layer, own.multiplier, between=self.between)
@@ -115,8 +115,10 @@ def _taught_inside(thin: nn.Module, replaced: Iterable[str], bench: Workbench) -
     return {name: name for name in replaced if name in inner}
 
 
-def _veto(layer: Conv, options: Compact) -> str:
+def _veto(layer: Conv, options: Compact, sharing: list[str]) -> str:
     """Say why a layer stays as it is; empty where it does not."""
+    if sharing:
+        return f"shares its weight with {', '.join(sharing)}"
     if layer.groups > 1:
         return f"has {layer.groups} groups already"
     if min(layer.in_channels, layer.out_channels) < options.min_channels:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from edgepress_host.press.structure import sharers
 from edgepress_host.press.training import one_thread
 from edgepress_host.techniques.low_rank.pieces import KINDS, Layer
 
@@ -43,24 +44,14 @@ def survey(model: nn.Module, sample: Tensor) -> dict[str, Site]:
         for hook in hooks:
             hook.remove()
         model.train(training)
-    owners = _owners(model)
+    shared = sharers(model)
     return {
-        name: Site(name, layer, tuple(shapes[name]), _obstacle(name, layer, called=bool(shapes[name]), owners=owners))
+        name: Site(name, layer, tuple(shapes[name]), _obstacle(layer, shared.get(name, []), called=bool(shapes[name])))
         for name, layer in layers.items()
     }
 
 
-def _owners(model: nn.Module) -> dict[int, list[str]]:
-    """Places at which each weight is found: more than one where layers share it."""
-    found: dict[int, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        for weight in module.parameters(recurse=False):
-            found.setdefault(id(weight), []).append(name)
-    return found
-
-
-def _obstacle(name: str, layer: Layer, *, called: bool, owners: dict[int, list[str]]) -> str:
-    others = [other for other in owners.get(id(layer.weight), []) if other != name]
+def _obstacle(layer: Layer, others: list[str], *, called: bool) -> str:
     if type(layer) not in KINDS:
         return f"its class {type(layer).__name__} is more than a plain layer, and its owner may read the weight itself"
     if others:

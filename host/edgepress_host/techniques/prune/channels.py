@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgepress_host.press.sensitivity import named
+from edgepress_host.press.structure import sharers
 from edgepress_host.press.training import every_output
 from edgepress_host.technique import StepFailed, Workbench
 from edgepress_host.techniques.prune.attention import attentions
@@ -108,7 +109,9 @@ class ChannelCut:
     def _kept(self) -> tuple[list[nn.Module], set[str]]:
         """Layers that keep their channels, and the names of those that nobody asked to leave."""
         others = unknown(self._model).values()
-        special = [*attentions(self._model).values(), *named(self._model, RECURRENT).values(), *others]
+        # Layers that share a weight must keep one width, and so must what they read.
+        tied = [self._model.get_submodule(name) for name in sharers(self._model, aliases=False)]
+        special = [*attentions(self._model).values(), *named(self._model, RECURRENT).values(), *others, *tied]
         inside = [part for module in special for part in module.modules()]
         outputs = output_layers(self._model, self._example)
         feeding = feeding_layers(self._model, special, self._example)

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from edgepress_host.press.structure import sharers
 from edgepress_host.press.training import every_output
 from edgepress_host.technique import StepFailed
 from edgepress_host.techniques.prune import attention as heads
@@ -20,6 +21,9 @@ Score = Literal["l1", "l2", "taylor"]
 
 class Units(Protocol):
     """A part of a model that is made of units of which each can go."""
+
+    def layers(self, model: nn.Module) -> list[str]:
+        """Names of the layers that are narrowed."""
 
     def count(self, model: nn.Module) -> int:
         """How many units there are now."""
@@ -42,6 +46,10 @@ class Heads:
 
     def __init__(self, name: str) -> None:
         self._name = name
+
+    def layers(self, model: nn.Module) -> list[str]:
+        """Return the attention and what is below it."""
+        return [self._name, *(f"{self._name}.{part}" for part, _ in model.get_submodule(self._name).named_modules())]
 
     def count(self, model: nn.Module) -> int:
         """Return how many there are now."""
@@ -76,6 +84,10 @@ class Hidden:
     def __init__(self, up: str, down: str) -> None:
         self._up = up
         self._down = down
+
+    def layers(self, _model: nn.Module) -> list[str]:
+        """Return the two layers."""
+        return [self._up, self._down]
 
     def count(self, model: nn.Module) -> int:
         """Return how many there are now."""
@@ -147,8 +159,17 @@ class UnitCut:
         sample: Tensor,
         backward: Callable[[nn.Module], Iterator[None]],
     ) -> None:
+        """Take the wanted parts. Raises StepFailed for one that shares a weight with another."""
         self._model = model
         self._units = {name: units[name] for name in wanted}
+        shared = sharers(model, aliases=False)
+        for name, part in self._units.items():
+            for layer in part.layers(model):
+                if layer in shared:
+                    raise StepFailed(
+                        f"{layer} shares its weight with {', '.join(shared[layer])}, so that nothing can be taken away "
+                        f"there; skip it (layers.{name} = {{ skip = true }})"
+                    )
         self._wanted = wanted
         self._score = score
         self._over_model = over_model

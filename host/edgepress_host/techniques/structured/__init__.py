@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from torch import nn
 
-from edgepress_host.press.structure import replace_layer
+from edgepress_host.press.structure import replace_layer, sharers
 from edgepress_host.press.trained import Taught
 from edgepress_host.technique import Stage, StepFailed, Trait, Workbench, check_patterns, for_layer
 from edgepress_host.techniques.structured.circulant import circulant
@@ -30,7 +30,7 @@ class Structured(Taught, frozen=True):
     layers run faster, whose weights now fit a cache (1024×1024 with blocks of 8: two thirds of the time in ONNX Runtime
     and TFLite alike); small ones run slower. Fine-tuning goes by the labels, or with `teacher` by the softened answers
     of the original as well.
-    A layer that is narrower than a block stays as it is, and is named.
+    A layer that is narrower than a block, or shares its weight with another, stays as it is, and is named.
     """
 
     stage: ClassVar[Stage] = "module"
@@ -51,10 +51,13 @@ class Structured(Taught, frozen=True):
         thin = copy.deepcopy(model).requires_grad_(True)
         held = _replaceable(model)
         check_patterns(self.layers, self.types, {name: type(layer).__name__ for name, layer in held.items()})
-        replaced, left = False, []
+        replaced, left, shared = False, [], sharers(model)
         for name, layer in held.items():
             own = for_layer(self, self.layers, self.types, name, type(layer).__name__)
             if own.skip:
+                continue
+            if name in shared:
+                left.append(f"{name} (shares its weight with {', '.join(shared[name])})")
                 continue
             if min(layer.in_features, layer.out_features) < own.block:
                 left.append(
@@ -65,7 +68,8 @@ class Structured(Taught, frozen=True):
             replaced = True
             _keep_from_fused_kernels(thin, name)
         if not replaced:
-            reason = f": {', '.join(left)}; give a smaller block" if left else "; there is none, or all are skipped"
+            hint = "; give a smaller block or other layers"
+            reason = f": {', '.join(left)}{hint}" if left else "; there is none, or all are skipped"
             raise StepFailed(f"no dense layer became block-circulant{reason}")
         if left:
             bench.note(f"left as they are: {', '.join(left)}")
