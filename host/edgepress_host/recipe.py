@@ -21,6 +21,7 @@ from edgepress_host.technique import Technique, Trait
 ORIGINAL = "original"
 _TRAITS: dict[Trait, str] = {
     "zeros": "the zeros",
+    "pattern": "the N:M pattern of zeros",
     "shared": "the shared values",
     "grid": "the low-bit values",
     "factors": "the factors",

@@ -23,8 +23,8 @@ from edgepress_host.text import one_line
 
 GROUP = "edgepress.techniques"
 Stage = Literal["module", "graph"]
-Trait = Literal["zeros", "shared", "grid", "factors"]
-"""What a step leaves in the weights: single zeros; shared values; values of few bits; layers in factors."""
+Trait = Literal["zeros", "pattern", "shared", "grid", "factors"]
+"""What a step leaves in the weights: single zeros, or N of every M; shared values; values of few bits; factors."""
 S = TypeVar("S", bound="Technique")
 
 

@@ -663,4 +663,4 @@ def test_an_order_that_would_undo_zeros_or_shared_values_can_be_told():
     assert step(kind="magnitude").makes() == {"zeros"}
     assert step().makes() == frozenset()
     assert step(kind="magnitude", epochs=1).breaks() == {"shared", "grid"}
-    assert step().breaks() == {"grid"}
+    assert step().breaks() == {"grid", "pattern"}

@@ -185,7 +185,11 @@ class LowRank(Trained, frozen=True):
             if methods and site.obstacle:
                 obstacles[name] = site.obstacle
             elif methods:
-                tasks[name] = Task(site, methods, self._rule(name, type(site.layer).__name__))
+                rule = self._rule(name, type(site.layer).__name__)
+                if methods != ("svd",):
+                    # A rule by name may meet a method by type.
+                    _check_rule(f"layers.{name!r}.", own.method, rule)
+                tasks[name] = Task(site, methods, rule)
         for name, why in obstacles.items():
             leave(name, why, bench)
         if not tasks:

@@ -74,10 +74,6 @@ class Cp:
             low, high = (low, middle) if self.kept((found[middle],)) >= energy - 1e-6 else (middle + 1, high)
         return [(found[low],)]
 
-    def of_noise(self, round_to: int) -> Ranks | None:
-        """Never called: the options refuse EVBMF, which is for matrices, together with CP."""
-        raise NotImplementedError
-
     def spread(self, round_to: int) -> list[Ranks]:
         """Return a few ranks up to the largest that saves: each costs an own approximation."""
         return [(rank,) for rank in multiples(self._most, round_to, most=_SPREAD)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +29,16 @@ class Decomposition(Protocol):
     def of_energy(self, energy: float, round_to: int) -> list[Ranks]:
         """Return the least ranks that keep `energy`; of several modes, all that are least in one of them."""
 
-    def of_noise(self, round_to: int) -> Ranks | None:
-        """Return the ranks that EVBMF finds above the noise, rounded up; None where it finds none."""
-
     def spread(self, round_to: int) -> list[Ranks]:
         """Return ranks from small to full that are worth a comparison."""
+
+
+@runtime_checkable
+class OfMatrices(Decomposition, Protocol):
+    """Such a method whose ranks are those of matrices, in which signal can be told from noise."""
+
+    def of_noise(self, round_to: int) -> Ranks | None:
+        """Return the ranks that EVBMF finds above the noise, rounded up; None where it finds none."""
 
 
 def multiples(full: int, round_to: int, *, most: int | None = None) -> list[int]:

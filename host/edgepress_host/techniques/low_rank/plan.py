@@ -12,6 +12,7 @@ from torch import nn
 from edgepress_host.press.sensitivity import scorer, sweep
 from edgepress_host.press.structure import replace_layer
 from edgepress_host.technique import StepFailed, Workbench
+from edgepress_host.techniques.low_rank.matrices import OfMatrices
 from edgepress_host.techniques.low_rank.pieces import Cost, built, cost, whole
 from edgepress_host.techniques.low_rank.ranks import Choice, Offer, Option, allocate
 from edgepress_host.techniques.low_rank.survey import Site, leave_inference_path
@@ -59,12 +60,13 @@ def wishes(offer: Offer, rule: Rule, round_to: int) -> list[Choice]:
     """Return the choices that a layer's own rule asks for, the cheapest first; none where there are no such ranks."""
     if rule.energy is not None:
         return sorted(offer.of_energy(rule.energy, round_to), key=lambda choice: choice.cost.macs)
-    found = []
+    found = {}
     for method, decomposition in offer.methods.items():
-        ranks = decomposition.of_noise(round_to) if rule.rank is None else decomposition.of_number(rule.rank)
-        if ranks is not None:
-            found.append(offer.priced(method, ranks))
-    return found
+        if rule.rank is not None:
+            found[method] = decomposition.of_number(rule.rank)
+        elif isinstance(decomposition, OfMatrices) and (ranks := decomposition.of_noise(round_to)) is not None:
+            found[method] = ranks
+    return [offer.priced(method, ranks) for method, ranks in found.items()]
 
 
 def by_budget(

@@ -109,12 +109,20 @@ class Prune(Taught, frozen=True):
         rules.check(rules.Chosen(fields_of(self), changed(self)))
 
     def makes(self) -> frozenset[Trait]:
-        """Single zeros, where single weights go."""
-        return frozenset({"zeros"}) if self.kind == "magnitude" else frozenset()
+        """Single zeros, where single weights go; with a pattern, so many of every few neighbours."""
+        if self.kind != "magnitude":
+            return frozenset()
+        return frozenset({"zeros"}) if self.pattern is None else frozenset({"zeros", "pattern"})
 
     def breaks(self) -> frozenset[Trait]:
-        """Training moves shared values; a module whose weights are on a grid has no layers that could lose any."""
-        return frozenset({"shared", "grid"}) if self.epochs else frozenset({"grid"})
+        """Training moves shared values; a module whose weights are on a grid has no layers that could lose any.
+
+        Where inputs of layers go, others become neighbours, and no pattern holds for them.
+        """
+        broken: set[Trait] = {"grid", "shared"} if self.epochs else {"grid"}
+        if self.kind in ("channel", "heads", "hidden"):
+            broken.add("pattern")
+        return frozenset(broken)
 
     def apply_module(self, model: nn.Module, bench: Workbench) -> nn.Module:
         """Return a pruned and fine-tuned copy. Raises StepFailed where the model has nothing that can go."""
