@@ -33,11 +33,17 @@ class Progress(msgspec.Struct, frozen=True):
     doing: str
 
 
-class Baseline(msgspec.Struct, frozen=True):
-    """The uncompressed model in one format; `pressed` is None where it does not export, for `reason`."""
+class State(msgspec.Struct, frozen=True):
+    """A model on its way, and what was measured of it."""
 
-    pressed: Pressed | None
-    measured: Measured | None
+    pressed: Pressed
+    measured: Measured
+
+
+class Baseline(msgspec.Struct, frozen=True):
+    """The uncompressed model in one format; `state` is None where it does not work, for `reason`."""
+
+    state: State | None
     reason: str = ""
 
 
@@ -85,77 +91,84 @@ def _baseline(shop: Workshop, format_: str, clock: _Clock) -> Baseline:
     clock.begin(f"{ORIGINAL}.{format_}")
     try:
         pressed = shop.start(format_)
-        return Baseline(pressed, shop.measure(format_, pressed))
+        return Baseline(State(pressed, shop.measure(format_, pressed)))
     except StepFailed as error:
-        return Baseline(None, None, str(error))
+        return Baseline(None, str(error))
     finally:
         clock.end()
 
 
 def _original(format_: str, baseline: Baseline) -> _Kept:
+    state = baseline.state
     result = VariantResult(
         name=ORIGINAL,
         format=format_,
-        verdict="failed" if baseline.pressed is None else "ok",
+        verdict="failed" if state is None else "ok",
         reason=baseline.reason or "the model as it came",
         steps=(),
         kept_steps=0,
         seconds=0.0,
     )
-    content = None if baseline.pressed is None else baseline.pressed.graph
-    return _Kept(_with_measured(result, baseline.measured), content)
+    return _Kept(result, None) if state is None else _Kept(_with_measured(result, state.measured), state.pressed.graph)
 
 
 def _press(shop: Workshop, variant: Variant, format_: str, baseline: Baseline, clock: _Clock) -> _Kept:
     """Do a variant's steps one after the other, and keep the last state that the guard let pass."""
     steps: list[StepResult] = []
     kept = 0
-    pressed, measured = baseline.pressed, baseline.measured
+    best = at = baseline.state
     for number, step in enumerate(variant.steps, start=1):
         clock.begin(f"{variant.name}.{format_}, {step.tag}")
-        if pressed is not None and measured is not None and kept == number - 1:
-            assert baseline.measured is not None
-            result, after = _step(shop, step, format_, pressed, measured, baseline.measured)
+        if at is not None and baseline.state is not None:
+            result, after = _step(shop, step, format_, at, baseline.state.measured)
             steps.append(result)
-            if after is not None and result.measured is not None and result.verdict != "accuracy guard":
-                kept, pressed, measured = number, after, result.measured
+            if after is not None and result.verdict != "accuracy guard":
+                kept, best = number, after
+            # What a step lost, a later one may train back: the guard waits for it.
+            elif not any(later.recovers() for later in variant.steps[number:]):
+                after = None
+            at = after
         clock.end()
+    result_ = _summed_up(variant, format_, steps, kept, baseline)
+    if kept == 0 or best is None:
+        return _Kept(result_, None)
+    return _Kept(_with_measured(result_, best.measured), best.pressed.graph)
+
+
+def _summed_up(variant: Variant, format_: str, steps: list[StepResult], kept: int, baseline: Baseline) -> VariantResult:
     verdict: Verdict
-    if baseline.pressed is None:
+    if baseline.state is None:
         verdict, reason = "failed", f"the original does not work in this format: {baseline.reason}"
     else:
         verdict, reason = sum_up(tuple(steps), kept=kept, planned=len(variant.steps))
-    result_ = VariantResult(
+    return VariantResult(
         name=variant.name,
         format=format_,
         verdict=verdict,
         reason=reason,
         steps=tuple(steps),
-        kept_steps=0 if verdict == "failed" else kept,
+        kept_steps=kept,
         seconds=round(sum(step.seconds for step in steps), 3),
     )
-    if kept == 0 or pressed is None or verdict == "failed":
-        return _Kept(result_, None)
-    return _Kept(_with_measured(result_, measured), pressed.graph)
 
 
 def _step(
-    shop: Workshop, step: Technique, format_: str, before: Pressed, measured: Measured, original: Measured
-) -> tuple[StepResult, Pressed | None]:
+    shop: Workshop, step: Technique, format_: str, before: State, original: Measured
+) -> tuple[StepResult, State | None]:
     # As they are read back from the file, where a tuple is a list.
     options = msgspec.json.decode(msgspec.json.encode(fields_of(step)))
     try:
-        outcome = shop.step(step, before, format_)
+        outcome = shop.step(step, before.pressed, format_)
         after = shop.measure(format_, outcome.pressed)
     except StepFailed as error:
         failed = StepResult(technique=step.tag, options=options, verdict="failed", reason=str(error), seconds=0.0)
         return failed, None
     verdict, reason = judge(
         tag=step.tag,
-        before=measured,
+        before=before.measured,
         after=after,
         original=original,
-        same=same_content(format_, before.graph, outcome.pressed.graph),
+        same=same_content(format_, before.pressed.graph, outcome.pressed.graph),
         max_drop=shop.recipe.guard.max_drop,
     )
     result = StepResult(
@@ -167,7 +180,7 @@ def _step(
         measured=after,
         notes=outcome.notes,
     )
-    return result, outcome.pressed
+    return result, State(outcome.pressed, after)
 
 
 def _delivered(shop: Workshop, out: Path, kept: _Kept) -> VariantResult:
@@ -213,8 +226,8 @@ def _tested(shop: Workshop, kept: list[_Kept], results: list[VariantResult], clo
     return tested
 
 
-def _with_measured(result: VariantResult, measured: Measured | None) -> VariantResult:
-    return result if measured is None else msgspec.structs.replace(result, **fields_of(measured))
+def _with_measured(result: VariantResult, measured: Measured) -> VariantResult:
+    return msgspec.structs.replace(result, **fields_of(measured))
 
 
 class _Clock:

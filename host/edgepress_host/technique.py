@@ -94,6 +94,10 @@ class Technique(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         """Tell whether nothing of the step's input is left in its result, so that it must be the first step."""
         return False
 
+    def recovers(self) -> bool:
+        """Tell whether the step trains, so that accuracy which the steps before it lost may come back."""
+        return False
+
     def prepared(self) -> Technique | None:
         """Return the step of stage "module" that a graph step needs done before the export, where there is one."""
         return None

@@ -36,14 +36,17 @@ def _zeros(measured: Measured) -> float:
 
 def sum_up(steps: tuple[StepResult, ...], *, kept: int, planned: int) -> tuple[Verdict, str]:
     """Verdict on a variant from its steps: what went wrong first, by name; else what was gained."""
+    numbered = list(enumerate(steps, start=1))
     for verdict in ("failed", "accuracy guard", "sparsity lost", "no-op", "grew"):
-        for number, step in enumerate(steps, start=1):
+        # What a step lost and a later one trained back is no matter; where it did not come back, the last try says it.
+        guards = verdict == "accuracy guard"
+        for number, step in reversed(numbered[kept:]) if guards else numbered:
             if step.verdict == verdict:
                 return step.verdict, f"step {number}, {step.reason}{_rest(verdict, kept, planned)}"
     return "ok", "; ".join(step.reason for step in steps)
 
 
 def _rest(verdict: str, kept: int, planned: int) -> str:
-    if verdict == "failed" or (verdict == "accuracy guard" and kept == 0):
-        return "; nothing was kept"
-    return f"; kept as of step {kept} of {planned}" if verdict == "accuracy guard" else ""
+    if verdict not in {"failed", "accuracy guard"}:
+        return ""
+    return f"; kept as of step {kept} of {planned}" if kept else "; nothing was kept"

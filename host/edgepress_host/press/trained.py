@@ -51,6 +51,10 @@ class Trained(Technique, frozen=True):
             if name != "epochs" and name in changed(self):
                 raise UsageError(f"{name}: does nothing with epochs = 0; set epochs, or leave {name} out")
 
+    def recovers(self) -> bool:
+        """Tell whether the step trains."""
+        return self.epochs > 0
+
     def pace(self) -> Schedule:
         """How long and how fast."""
         return Schedule(
