@@ -34,6 +34,7 @@ bench-compression: setup data
 	$(BIN)/python benchmarks/compression/vgg.py --write
 	$(BIN)/python benchmarks/compression/small.py --write
 	$(BIN)/python benchmarks/compression/low_rank.py --write
+	$(BIN)/python benchmarks/compression/everything.py --write
 
 # What the container makes of files, and how fast it expands them; FILES="a.onnx b.tflite" takes your own.
 bench-container: setup

@@ -6,6 +6,7 @@ import hashlib
 import math
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,11 @@ class _RecipeFile(Record, frozen=True):
     budget: Budget = Budget()
 
 
-def load(path: Path) -> Recipe:
-    """Read a recipe. Raises UsageError, one line with the file and the key, where it cannot be followed."""
+def load(path: Path, settings: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe; `settings` by key, such as "guard.max_drop", stand in place of what it says.
+
+    Raises UsageError, one line with the file and the key, where it cannot be followed.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -118,17 +122,25 @@ def load(path: Path) -> Recipe:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text (byte {error.start})") from error
     try:
-        return parse(text, folder=path.parent)
+        return parse(text, settings, folder=path.parent)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
 
 
-def parse(text: str, *, folder: Path = Path()) -> Recipe:
-    """Check a recipe's text; a model file is looked for from `folder`. Raises UsageError."""
+def parse(text: str, settings: Mapping[str, Any] | None = None, *, folder: Path = Path()) -> Recipe:
+    """Check a recipe's text with `settings` in their places. Raises UsageError.
+
+    A model file is looked for from `folder`; one that `settings` name, from the working folder.
+    """
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"not TOML: {error}") from error
+    settings = settings or {}
+    for key, value in settings.items():
+        _set(tables, key, value)
+    if "model.source" in settings:
+        folder = Path()
     file = convert(tables, _RecipeFile)
     variants = tuple(_variant(table, index) for index, table in enumerate(file.variant))
     recipe = Recipe(
@@ -144,12 +156,22 @@ def parse(text: str, *, folder: Path = Path()) -> Recipe:
     return recipe
 
 
+def _set(tables: dict[str, Any], key: str, value: Any) -> None:
+    *path, name = key.split(".")
+    at = tables
+    for part in path:
+        at = at.setdefault(part, {})
+        if not isinstance(at, dict):
+            raise UsageError(f"--set {key}: {part} is no table; what stands in [[variant]] is changed in the recipe")
+    at[name] = value
+
+
 def _model_source(source: str, folder: Path) -> str:
     if not is_onnx_file(source):
         return source
     path = (folder / source).resolve()
     if not path.is_file():
-        raise UsageError(f"model.source: no file {source} beside the recipe")
+        raise UsageError(f"model.source: no file {source} in {folder.resolve()}")
     return str(path)
 
 

@@ -10,6 +10,7 @@ import click
 from edgepress_protocol.errors import EdgepressError
 
 from edgepress_host.cli._progress import drawn, stopped, stopping
+from edgepress_host.cli._settings import parsed
 from edgepress_host.cli._shared import console, json_option, print_json, safe, table
 
 if TYPE_CHECKING:
@@ -25,8 +26,15 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Folder for the variants; a second run with the same folder resumes.",
 )
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="In place of what the recipe says, such as model.source=mynet:build or guard.max_drop=0.1; may be repeated.",
+)
 @json_option
-def command(recipe: Path, out: Path, *, as_json: bool) -> None:
+def command(recipe: Path, out: Path, settings: tuple[str, ...], *, as_json: bool) -> None:
     """Compress a model into variants, as a RECIPE says, and measure each one.
 
     Every variant is run in its real runtime on the validate split; the test split is read once, for the report.
@@ -37,7 +45,7 @@ def command(recipe: Path, out: Path, *, as_json: bool) -> None:
     from edgepress_host.compress import compress
     from edgepress_host.recipe import load
 
-    loaded = load(recipe)
+    loaded = load(recipe, parsed(settings))
     try:
         with drawn(quietly=as_json) as draw, stopping(draw) as progress:
             made = compress(loaded, out, progress=progress)

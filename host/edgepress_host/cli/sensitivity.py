@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from edgepress_protocol.errors import UsageError
 
 from edgepress_host.cli._progress import drawn, stopped, stopping
+from edgepress_host.cli._settings import parsed
 from edgepress_host.cli._shared import console, json_option, print_json, safe, table
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _sweep(name: str, option: str | None, levels: str | None, settings: tuple[st
     base = usual if usual is not None and option in (None, usual.option) else None
     if base is None and levels is None:
         raise UsageError(f"option {option!r}: say --levels A,B,… too")
-    given = dict(_setting(text) for text in settings)
+    given = parsed(settings)
     return Sweep(
         technique=name,
         option=option or (usual.option if usual else ""),
@@ -103,15 +103,6 @@ def _numbers(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise UsageError(f"--levels: expected numbers with commas between, got {text!r}") from error
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    key, _, value = text.partition("=")
-    try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError as error:
-        expected = "expected KEY=VALUE with a TOML value, such as kind='channel'"
-        raise UsageError(f"--set: {expected}, got {text!r}") from error
 
 
 def _print(found: Sensitivity, out: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 def test_an_onnx_source_is_looked_for_beside_the_recipe(tmp_path):
     recipe = tmp_path / "r.toml"
     recipe.write_text(HEAD.replace("compress_zoo:build", "model.onnx") + VARIANT)
-    with pytest.raises(UsageError, match=r"no file model\.onnx beside the recipe"):
+    with pytest.raises(UsageError, match=r"no file model\.onnx in "):
         load(recipe)
     (tmp_path / "model.onnx").write_bytes(b"")
     with pytest.raises(UsageError, match="prune needs a torch module"):
