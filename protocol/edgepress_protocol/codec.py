@@ -19,7 +19,7 @@ from edgepress_protocol.version import SPOKEN
 BLOCK_BYTES = 1 << 20
 
 THOROUGH_BYTES = 8 << 20
-"""Files up to this size are compressed as far as zstd goes, at 3 MB/s; larger ones only where that may pay."""
+"""Files up to this size are compressed as far as zstd goes in every form; larger ones as plain zstd alone."""
 
 MADE_BY = (__name__, *(f"{container.__name__}.{part}" for part in container.PARTS))
 """Modules that decide how large a wire form is, for whoever keeps sizes."""
@@ -27,28 +27,20 @@ MADE_BY = (__name__, *(f"{container.__name__}.{part}" for part in container.PART
 _CODECS: tuple[Codec, ...] = get_args(Codec)
 _THOROUGH, _QUICK = 19, 9
 _MAX_WINDOW_BYTES = 1 << 27
-_SAMPLES, _SAMPLE_BYTES = 8, 1 << 17
-_MARGIN = 0.97
-"""zstd -19 is left out for a large file only where samples say that it would stay this clearly behind."""
 
 
 def best(data: bytes, protocol: int = SPOKEN[1]) -> tuple[Codec, bytes]:
     """Return the smallest wire form of `data` for readers of a protocol version, with its codec.
 
-    It is never larger than the file, nor than zstd -19 makes it (for files above 8 MiB: as far as samples tell).
+    It is never larger than the file, nor than zstd -19 makes it, which is always tried: a third of a second a megabyte,
+    once for a file, for the form is kept.
     """
-    quick: list[tuple[Codec, bytes]] = [
-        (codec, encode(codec, data, _QUICK)) for codec in read_by(protocol) if codec != "container"
-    ]
-    found = [min(quick, key=_size)]
-    if "container" in read_by(protocol):
-        found.append(("container", encode("container", data, _level(data))))
-    if len(data) <= THOROUGH_BYTES:
-        found.append((found[0][0], encode(found[0][0], data)))
-        found.append(("zstd", encode("zstd", data)))
-    elif _thorough_may_win(data, _size(min(found, key=_size))):
-        found.append(("zstd", encode("zstd", data)))
-    return min(found, key=_size)
+    levels: dict[Codec, int] = {"zstd": _THOROUGH, "container": _QUICK if len(data) > THOROUGH_BYTES else _THOROUGH}
+    found = [(codec, encode(codec, data, levels.get(codec, _QUICK))) for codec in read_by(protocol)]
+    codec, form = min(found, key=_size)
+    if codec == "shuffle4-zstd" and len(data) <= THOROUGH_BYTES:
+        form = min(form, encode(codec, data), key=len)
+    return codec, form
 
 
 def read_by(protocol: int) -> tuple[Codec, ...]:
@@ -76,20 +68,6 @@ def encode(codec: Codec, data: bytes, level: int = _THOROUGH) -> bytes:
 
 def _size(found: tuple[Codec, bytes]) -> int:
     return len(found[1])
-
-
-def _level(data: bytes) -> int:
-    return _THOROUGH if len(data) <= THOROUGH_BYTES else _QUICK
-
-
-def _thorough_may_win(data: bytes, reached_bytes: int) -> bool:
-    """Tell from samples, and from a search for repeats over long distances, whether zstd -19 could still be smaller."""
-    step = max(1, (len(data) - _SAMPLE_BYTES) // (_SAMPLES - 1))
-    samples = [data[at : at + _SAMPLE_BYTES] for at in range(0, len(data) - _SAMPLE_BYTES + 1, step)]
-    thorough, quick = (sum(len(encode("zstd", one, level)) for one in samples) for level in (_THOROUGH, _QUICK))
-    far = zstandard.ZstdCompressionParameters.from_level(_QUICK, enable_ldm=True, window_log=27)
-    bound = len(zstandard.ZstdCompressor(compression_params=far).compress(data)) * min(1.0, thorough / quick)
-    return reached_bytes > _MARGIN * bound
 
 
 def decode(codec: Codec, wire: Iterable[bytes], size_bytes: int) -> Iterator[bytes]:

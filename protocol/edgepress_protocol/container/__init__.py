@@ -7,6 +7,6 @@ describes the form; `layouts` holds the kinds of segments, `places` and `rans` w
 from edgepress_protocol.container.reader import declared_bytes, decode, read_header
 from edgepress_protocol.container.writer import encode
 
-PARTS = ("dictionary", "layouts", "pieces", "places", "rans", "reader", "spans", "writer")
+PARTS = ("costs", "dictionary", "layouts", "pieces", "places", "rans", "reader", "spans", "writer")
 
 __all__ = ["PARTS", "declared_bytes", "decode", "encode", "read_header"]

@@ -72,8 +72,15 @@ class Cursor:
         return self._data[self._at - count : self._at]
 
     def byte(self) -> int:
-        """Read one byte."""
-        return self.take(1)[0]
+        """Read one byte.
+
+        Raises:
+            Rejected: there is none.
+        """
+        if self._at == len(self._data):
+            raise Rejected("container: a byte expected, none left")
+        self._at += 1
+        return self._data[self._at - 1]
 
     def varint(self, most: int) -> int:
         """Read a whole number.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import compress
 from math import isqrt, log2
 
 from edgepress_protocol.container.pieces import Cursor, varint
@@ -76,6 +75,7 @@ class Plan:
         self.count = sum(self._counts)
         sorted_ = zip((self._height, self._width), self._classes, strict=True)
         self.decisions = self.count + sum(length for length, count in sorted_ if count > 1)
+        self.models = sum(map(bool, (*self._counts, *self._models)))
 
     def read(self, reader: Reader) -> list[int]:
         """Read the places, in the order in which they were written.
@@ -112,15 +112,17 @@ def _members(classes: Sequence[int], count: int, step: int) -> list[Sequence[int
     """Return where each class's rows begin, or columns lie."""
     if count == 1:
         return [range(0, len(classes) * step, step)]
-    everywhere = range(0, len(classes) * step, step)
-    return [list(compress(everywhere, [found == klass for found in classes])) for klass in range(count)]
+    members: list[list[int]] = [[] for _ in range(count)]
+    for found, at in zip(classes, range(0, len(classes) * step, step), strict=True):
+        members[found].append(at)
+    return list(members)
 
 
-def _unfold(block: Sequence[int], rows: Sequence[int], columns: Sequence[int]) -> list[int]:
+def _unfold(block: list[int], rows: Sequence[int], columns: Sequence[int]) -> list[int]:
     """Turn places within a block into places of the matrix."""
+    if isinstance(rows, range) and isinstance(columns, range):  # all of the matrix
+        return block
     wide = len(columns)
-    if len(rows) == 1 and isinstance(columns, range):
-        return [rows[0] + at for at in block]
     return [rows[at // wide] + columns[at % wide] for at in block]
 
 
@@ -140,14 +142,22 @@ def _weights(classes: Sequence[int], count: int) -> bytes:
 
 def _best_classes(places: Sequence[int], height: int, width: int) -> tuple[list[int], list[int]]:
     """Choose how many classes of rows and columns pay, by the entropy of the blocks and of the classes themselves."""
-    pairs = [divmod(place, width) for place in places]
-    by_row, by_column = Counter(row for row, _ in pairs), Counter(column for _, column in pairs)
-    counts = [by_row[row] for row in range(height)], [by_column[column] for column in range(width)]
+    in_row: list[list[int]] = [[] for _ in range(height)]
+    for place in places:
+        in_row[place // width].append(place % width)
+    by_column = Counter(place % width for place in places)
+    counts = [len(columns) for columns in in_row], [by_column[column] for column in range(width)]
     choices = [[_sorted_into(found, number) for number in _TRIED if number <= len(found)] for found in counts]
     best = (float("inf"), choices[0][0], choices[1][0])
     for rows in choices[0]:
+        in_class = [Counter[int]() for _ in range(max(rows) + 1)]
+        for klass, found in zip(rows, in_row, strict=True):
+            in_class[klass].update(found)
         for columns in choices[1]:
-            blocks = Counter((rows[row], columns[column]) for row, column in pairs)
+            blocks: Counter[tuple[int, int]] = Counter()
+            for klass, by_columns in enumerate(in_class):
+                for column, number in by_columns.items():
+                    blocks[klass, columns[column]] += number
             sizes = Counter(rows), Counter(columns)
             bits = sum(_bits(chosen, sizes[0][pair[0]] * sizes[1][pair[1]]) for pair, chosen in blocks.items())
             bits += sum(_naming_bits(classes) for classes in (rows, columns)) + 10 * (max(rows) + 1) * (

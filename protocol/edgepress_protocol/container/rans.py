@@ -8,10 +8,9 @@ numbers: each board and each Python gives the very same tables.
 from __future__ import annotations
 
 import struct
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import accumulate, repeat
+from itertools import accumulate, count
 
 from edgepress_protocol.errors import Rejected
 
@@ -20,11 +19,8 @@ SCALE = 1 << SCALE_BITS
 LOWEST = 1 << 16
 MAX_RAW_BITS = 12
 
-Slot = tuple[int, int, int]
-"""A symbol, its frequency, and slot - start of the symbol."""
-
-_MANY = 1024
-"""Symbols for which it pays to lay out all 4096 slots beforehand."""
+Slots = list[tuple[int, int, int]]
+"""For each of the 4096 slots: a symbol, its frequency, and where its slots begin."""
 
 
 class Writer:
@@ -62,29 +58,11 @@ class Writer:
         return struct.pack(f"<I{len(words)}H", state, *reversed(words))
 
 
-class _Found(dict[int, Slot]):
-    """Slots of a model that is read from a few times only: looked up when they are met."""
-
-    def __init__(self, frequencies: Sequence[int]) -> None:
-        super().__init__()
-        self._frequencies, self._starts = frequencies, starts(frequencies)
-
-    def __missing__(self, slot: int) -> Slot:
-        symbol = bisect_right(self._starts, slot) - 1
-        found = self[slot] = symbol, self._frequencies[symbol], slot - self._starts[symbol]
-        return found
-
-
-Slots = list[Slot] | _Found
-
-
-def slots(frequencies: Sequence[int], reads: int) -> Slots:
-    """Lay out a model that so many symbols will be read with."""
-    if reads < _MANY:
-        return _Found(frequencies)
-    table: list[Slot] = []
-    for symbol, frequency in enumerate(frequencies):
-        table.extend(zip(repeat(symbol), repeat(frequency), range(frequency)))
+def slots(frequencies: Sequence[int], first: int = 0, step: int = 1) -> Slots:
+    """Lay out a model for reading; symbols are numbered from `first`, in steps of `step`."""
+    table: Slots = []
+    for found in zip(count(first, step), frequencies, starts(frequencies)):
+        table += [found] * found[1]
     return table
 
 
@@ -144,21 +122,22 @@ class Reader:
         words.reverse()
         self._words = words
 
-    def symbols(self, frequencies: Sequence[int], count: int) -> list[int]:
-        """Read `count` symbols of one model.
+    def symbols(self, frequencies: Sequence[int], reads: int) -> list[int]:
+        """Read `reads` symbols of one model.
 
         Raises:
             Rejected: the stream is cut short.
         """
         found: list[int] = []
-        model = slots(frequencies, count)
+        model = slots(frequencies)
         state, take = self._state, self._words.pop
-        add, last = found.append, SCALE - 1
+        add, last, bits, lowest = found.append, SCALE - 1, SCALE_BITS, LOWEST
         try:
-            for _ in range(count):
-                symbol, frequency, offset = model[state & last]
-                state = frequency * (state >> SCALE_BITS) + offset
-                if state < LOWEST:
+            for _ in range(reads):
+                slot = state & last
+                symbol, frequency, start = model[slot]
+                state = frequency * (state >> bits) + slot - start
+                if state < lowest:
                     state = state << 16 | take()
                 add(symbol)
         except IndexError:
@@ -166,34 +145,36 @@ class Reader:
         self._state = state
         return found
 
-    def gaps(self, level: int, count: int, elements: int) -> list[int]:
-        """Read `count` ascending places below `elements`, coded as gaps at a density level.
+    def gaps(self, level: int, reads: int, elements: int) -> list[int]:
+        """Read `reads` ascending places below `elements`, coded as gaps at a density level.
 
         Raises:
             Rejected: the stream is cut short, or leads past the last element.
         """
         found: list[int] = []
         state, take = self._state, self._words.pop
-        add, last = found.append, SCALE - 1
-        shift, model = gap_slots(level, many=count >= _MANY)
-        place, low = -1, (1 << shift) - 1
+        add, last, bits, lowest = found.append, SCALE - 1, SCALE_BITS, LOWEST
+        shift, model = gap_slots(level)
+        place, low, far = -1, (1 << shift) - 1, GAPS << shift
         try:
-            for _ in range(count):
-                symbol, frequency, offset = model[state & last]
-                state = frequency * (state >> SCALE_BITS) + offset
-                if state < LOWEST:
+            for _ in range(reads):
+                slot = state & last
+                step, frequency, start = model[slot]
+                state = frequency * (state >> bits) + slot - start
+                if state < lowest:
                     state = state << 16 | take()
-                while symbol == GAPS:
-                    place += GAPS << shift
+                while step > far:
+                    place += far
                     if place > elements:
                         raise Rejected("container: a gap leads past the tensor")
-                    symbol, frequency, offset = model[state & last]
-                    state = frequency * (state >> SCALE_BITS) + offset
-                    if state < LOWEST:
+                    slot = state & last
+                    step, frequency, start = model[slot]
+                    state = frequency * (state >> bits) + slot - start
+                    if state < lowest:
                         state = state << 16 | take()
-                place += (symbol << shift) + (state & low) + 1
+                place += step + (state & low)
                 state >>= shift
-                if state < LOWEST:
+                if state < lowest:
                     state = state << 16 | take()
                 add(place)
         except IndexError:
@@ -254,7 +235,7 @@ def gap_model(level: int) -> tuple[int, list[int]]:
 
 
 @lru_cache(maxsize=64)
-def gap_slots(level: int, *, many: bool) -> tuple[int, Slots]:
-    """Return the low bits of a gap and the slots of what is above them."""
+def gap_slots(level: int) -> tuple[int, Slots]:
+    """Return the low bits of a gap, and slots whose symbols are the shortest step that each stands for."""
     shift, frequencies = gap_model(level)
-    return shift, slots(frequencies, _MANY if many else 0)
+    return shift, slots(frequencies, 1, 1 << shift)

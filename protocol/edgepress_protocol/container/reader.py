@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import count
+
+import msgspec
 
 from edgepress_protocol.container import layouts
 from edgepress_protocol.container.dictionary import DICTIONARY
@@ -41,8 +42,7 @@ _SLACK_BYTES = 1 << 10
 _FIXED = 8
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(msgspec.Struct, frozen=True):
     """`raw_bytes` of the head, then `size_bytes` that `payload_bytes` expand to, in elements of `size` bytes."""
 
     raw_bytes: int
@@ -52,8 +52,7 @@ class Segment:
     payload_bytes: int
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(msgspec.Struct, frozen=True):
     """What the file is, and its segments in order."""
 
     size_bytes: int

@@ -6,9 +6,9 @@ import zlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from edgepress_protocol.container import spans
+from edgepress_protocol.container.costs import Option, budget_us, decode_us, head_us, within
 from edgepress_protocol.container.layouts import (
     EVERY_BYTES,
     FREE_BYTES,
@@ -37,44 +37,35 @@ _QUICK = 9
 _SAMPLE = 4096
 _SPARSE_ENOUGH = 0.25
 
-_BLOCK_BYTES = 150
-"""Output that a nonzero in `blocks` must bring, so that a file decodes at 100 MB/s: each takes .9 µs."""
+_FREE_NONZEROS = 512
+"""So few are tried in any case."""
 
 _GAP_BYTES = 13
-"""The same of one in `gaps`, at .12 µs."""
+"""Output that a nonzero in `gaps` must bring to be tried: writing takes a second for a million of them."""
 
-_FREE_NONZEROS = 512
-"""So many cost nothing that anybody would notice."""
-
-_MODELS = 300
-"""What the models of a segment in `blocks` take to lay out, in nonzeros."""
-
-
-@dataclass
-class _Allowance:
-    """Nonzeros that may still be laid out in `blocks`, over the whole file."""
-
-    nonzeros: int
+_BLOCK_US = 0.5
+"""About what a nonzero in `blocks` takes a reader."""
 
 
 def encode(data: bytes, level: int = 19) -> bytes:
     """Return the container of a file: any bytes, though it pays only where tensors are found. `level` is zstd's."""
-    allowance = _Allowance(len(data) // _BLOCK_BYTES + _FREE_NONZEROS)
+    budget = budget_us(len(data)) - head_us(len(data))
+    stretches = list(_pieces(data))
+    tried = [list(_options(data[span.start : span.start + span.length], span, level, budget)) for span in stretches]
     raw, pool, payloads = bytearray(), bytearray(), []
     segments: list[Segment] = []
     at = 0
-    for span in _pieces(data):
-        stretch = data[span.start : span.start + span.length]
-        layout, payload = _laid_out(stretch, span, level, allowance)
-        if layout == "bytes" and len(stretch) <= _AMONG_GRAPH_BYTES:
+    for span, option in zip(stretches, within(budget, tried), strict=True):
+        if option.layout is None:
             continue
-        segments.append(Segment(span.start - at, layout, span.size, span.length, len(payload)))
+        stretch = data[span.start : span.start + span.length]
+        payload = b"" if option.payload is None else _again(option.layout, stretch, span.size, level, option.payload)
+        segments.append(Segment(span.start - at, option.layout, span.size, span.length, len(payload)))
         raw += data[at : span.start]
         at = span.start + span.length
-        if layout == "pooled":
+        if option.payload is None:
             pool += stretch
-        else:
-            payloads.append(payload)
+        payloads.append(payload)
     raw += data[at:]
     header = Header(len(data), zlib.crc32(data), tuple(segments))
     return header.write(bytes(raw), bytes(pool), level) + b"".join(payloads)
@@ -99,53 +90,56 @@ def _cut(span: Span) -> Iterator[Span]:
         yield Span(span.start + start, length, span.size, width)
 
 
-def _laid_out(data: bytes, span: Span, level: int, allowance: _Allowance) -> tuple[Layout, bytes]:
-    """Choose a layout: the smallest of those that suit what the stretch holds."""
-    size, first = span.size, level if len(data) <= _SHORT_BYTES else min(level, _QUICK)
-    found: dict[Layout, bytes] = {"bytes": deflate(data, first)}
+def _options(data: bytes, span: Span, level: int, budget: float) -> Iterator[Option]:
+    """Try the layouts that suit what a stretch holds."""
+    size, width, first = span.size, span.width, _first(data, level)
+    plain: list[tuple[Layout, bytes]] = [("bytes", deflate(data, first))]
     if size > 1:
-        found["planes"] = deflate_planes(data, size, first)
+        plain.append(("planes", deflate_planes(data, size, first)))
+    pooled, short = size == 4 and len(data) <= POOLED_BYTES, len(data) <= _AMONG_GRAPH_BYTES
+    if pooled:
+        least = min(len(payload) for _, payload in plain)
+        yield Option("pooled", None, least, decode_us("pooled", b"", len(data), size))
+    if len(data) <= POOLED_BYTES:
+        frame_bytes = len(plain[0][1])
+        yield Option(None, None, frame_bytes if short else frame_bytes * 9 // 8, 0.0015 * len(data))
+    found = [] if pooled else plain[short:]
     nonzeros = _nonzeros(data, size)
     if nonzeros is not None:
         if size > 1 and (book := write_book(data, size, first)) is not None:
-            found["book"] = book
-        found |= _sparse(data, size, span.width, level, nonzeros, allowance, len(data))
-    if size > 1 and (rows := write_rows(data, size, span.width)) is not None:
+            found.append(("book", book))
+        found += _sparse(data, size, width, level, nonzeros, budget, len(data))
+    if size > 1 and (rows := write_rows(data, size, width)) is not None:
         tables, indices = rows
         hidden = len(indices) - indices.count(0)
-        inner: dict[Layout, bytes] = {"bytes": deflate(indices, first)}
-        inner |= _sparse(indices, 1, span.width, level, hidden, allowance, len(data))
-        best = min(inner, key=lambda one: len(inner[one]))
-        found["rows"] = tables + bytes([LAYOUTS.index(best)]) + inner[best]
-        nonzeros = hidden if best == "blocks" else None
-    layout = min(found, key=lambda one: len(found[one]))
-    if layout in {"blocks", "rows"} and nonzeros is not None:
-        allowance.nonzeros -= nonzeros + _MODELS
-    if size == 4 and layout in {"bytes", "planes"} and len(data) <= POOLED_BYTES:
-        return "pooled", b""
-    return layout, _again(layout, data, size, level, found[layout]) if first != level else found[layout]
+        inner = [("bytes", deflate(indices, first)), *_sparse(indices, 1, width, level, hidden, budget, len(data))]
+        found += [("rows", tables + bytes([LAYOUTS.index(one)]) + payload) for one, payload in inner]
+    for layout, payload in found:
+        yield Option(layout, payload, len(payload), decode_us(layout, payload, len(data), size))
 
 
 def _sparse(
-    data: bytes, size: int, width: int, level: int, nonzeros: int, allowance: _Allowance, output_bytes: int
-) -> dict[Layout, bytes]:
+    data: bytes, size: int, width: int, level: int, nonzeros: int, budget: float, output_bytes: int
+) -> Iterator[tuple[Layout, bytes]]:
     """Try the layouts that leave the most common value out, as far as a reader can keep up."""
-    found: dict[Layout, bytes] = {}
-    if nonzeros <= max(output_bytes // _GAP_BYTES, _FREE_NONZEROS):
-        found["gaps"] = write_sparse(data, size, level, width, blocks=False)
     elements = len(data) // size
+    if nonzeros <= max(output_bytes // _GAP_BYTES, _FREE_NONZEROS):
+        yield "gaps", write_sparse(data, size, level, width, blocks=False)
     decisions = nonzeros + width + elements // width
-    if (
-        nonzeros <= min(allowance.nonzeros - _MODELS, elements // 2)
-        and decisions * EVERY_BYTES <= output_bytes + FREE_BYTES
-    ):
-        found["blocks"] = write_sparse(data, size, level, width, blocks=True)
-    return found
+    if nonzeros <= min(budget / _BLOCK_US, elements // 2) and decisions * EVERY_BYTES <= output_bytes + FREE_BYTES:
+        yield "blocks", write_sparse(data, size, level, width, blocks=True)
+
+
+def _first(data: bytes, level: int) -> int:
+    """Return the level to choose layouts with: thorough only where it costs little."""
+    return level if len(data) <= _SHORT_BYTES else min(level, _QUICK)
 
 
 def _again(layout: Layout, data: bytes, size: int, level: int, payload: bytes) -> bytes:
     """Compress the chosen layout as far as it goes; mantissas do not go far, and are left as they are."""
     better = None
+    if _first(data, level) == level:
+        return payload
     if layout == "bytes":
         better = deflate(data, level)
     elif layout == "book":
