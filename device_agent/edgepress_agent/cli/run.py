@@ -1,19 +1,15 @@
-"""The command `edgepress-agent`."""
+"""`edgepress-agent run`: the daemon."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 from dataclasses import dataclass
-from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
-import msgspec
-from edgepress_protocol.errors import EdgepressError, UsageError
+from edgepress_protocol.errors import UsageError
 from edgepress_protocol.topics import check_name
-from edgepress_protocol.version import SPOKEN
 
 from edgepress_agent.log import LEVEL_NAMES, configure
 from edgepress_agent.settings import Settings, Timing, check_serve, parse_broker, read_key
@@ -85,29 +81,7 @@ class RunOptions:
             raise UsageError(f"--password-file {self.password_file}: {reason}") from error
 
 
-def main() -> None:
-    """Run the command line; a user's mistake is one line and exit status 2."""
-    try:
-        status = cli(prog_name="edgepress-agent", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as bare:
-        bare.show()
-        status = bare.exit_code
-    except click.ClickException as error:
-        _fail(f"{error.format_message()} (see edgepress-agent --help)", error.exit_code)
-    except click.Abort:
-        sys.exit(130)
-    except EdgepressError as error:
-        _fail(str(error), 2 if isinstance(error, UsageError) else 1)
-    sys.exit(status or 0)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="edgepress", prog_name="edgepress-agent")
-def cli() -> None:
-    """Run models on this board, measure them, and tell the host."""
-
-
-@cli.command()
+@click.command()
 @click.option("--broker", required=True, metavar="URL", help="mqtt://[user:password@]host:port, or mqtts:// for TLS.")
 @click.option("--id", "device_id", required=True, help="This device's name in the fleet.")
 @click.option("--state-dir", required=True, type=_FOLDER, help="Where models and state are kept.")
@@ -154,27 +128,3 @@ def run(**given: Any) -> None:
     configure(options.log_level)
     runtimes.offer_only(options.runtime)
     asyncio.run(daemon.run(options.settings()))
-
-
-@cli.command()
-@click.option("--root", default=Path("/"), type=_FOLDER, show_default=True, help="Where sensors are read.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def probe(root: Path, *, as_json: bool) -> None:
-    """Print what the agent sees of this board."""
-    from edgepress_agent.board import probe as board
-
-    device = board.inventory(root, device_id="probe", state_dir=Path.cwd())
-    click.echo(msgspec.json.format(msgspec.json.encode(device)).decode() if as_json else board.describe(device))
-
-
-@cli.command()
-def version() -> None:
-    """Print the version of edgepress, and the protocol that it speaks."""
-    low, high = SPOKEN
-    spoken = f"{low}" if low == high else f"{low} to {high}"
-    click.echo(f"edgepress-agent {installed_version('edgepress')}, protocol {spoken}")
-
-
-def _fail(line: str, status: int) -> NoReturn:
-    click.echo(f"error: {line}", err=True)
-    sys.exit(status)

@@ -1,0 +1,47 @@
+"""The command `edgepress-agent`; each file beside this one holds commands, which are listed in `COMMANDS`.
+
+A command imports what it needs when it is called: the daemon must carry nothing of the others.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import click
+from edgepress_protocol.errors import EdgepressError, UsageError
+
+from edgepress_agent.cli import look, run
+
+COMMANDS = (run.run, look.probe, look.version)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and exit status 2."""
+    try:
+        status = cli(prog_name="edgepress-agent", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as bare:
+        bare.show()
+        status = bare.exit_code
+    except click.ClickException as error:
+        _fail(f"{error.format_message()} (see edgepress-agent --help)", error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except EdgepressError as error:
+        _fail(str(error), 2 if isinstance(error, UsageError) else 1)
+    sys.exit(status or 0)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="edgepress", prog_name="edgepress-agent")
+def cli() -> None:
+    """Run models on this board, measure them, and tell the host."""
+
+
+for _command in COMMANDS:
+    cli.add_command(_command)
+
+
+def _fail(line: str, status: int) -> NoReturn:
+    click.echo(f"error: {line}", err=True)
+    sys.exit(status)

@@ -1,0 +1,31 @@
+"""`edgepress-agent probe` and `version`: what this board and this agent are."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+import click
+import msgspec
+from edgepress_protocol.version import SPOKEN
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.command()
+@click.option("--root", default=Path("/"), type=_FOLDER, show_default=True, help="Where sensors are read.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def probe(root: Path, *, as_json: bool) -> None:
+    """Print what the agent sees of this board."""
+    from edgepress_agent.board import probe as board
+
+    device = board.inventory(root, device_id="probe", state_dir=Path.cwd())
+    click.echo(msgspec.json.format(msgspec.json.encode(device)).decode() if as_json else board.describe(device))
+
+
+@click.command()
+def version() -> None:
+    """Print the version of edgepress, and the protocol that it speaks."""
+    low, high = SPOKEN
+    spoken = f"{low}" if low == high else f"{low} to {high}"
+    click.echo(f"edgepress-agent {installed_version('edgepress')}, protocol {spoken}")
