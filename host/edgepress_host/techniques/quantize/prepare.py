@@ -97,7 +97,9 @@ class Prepare(Technique, frozen=True):
             simulation = self._simulation(changed)
             exact = copy.deepcopy(changed)
             if self.mixed is not None:
-                pinned = {name for name, bits in simulation.bits.items() if bits != self.bits}
+                other = self._bits(changed, 4 if self.bits == 8 else 8)
+                # Bits that `layers` or `types` tell stay, whatever they are for the rest.
+                pinned = {name for name, bits in simulation.bits.items() if bits == other[name]}
                 chosen = mixed.choose(
                     changed, simulation, bench, size=self.mixed.size, max_drop=self.mixed.max_drop, pinned=pinned
                 )
@@ -110,15 +112,19 @@ class Prepare(Technique, frozen=True):
         return changed
 
     def _simulation(self, model: nn.Module) -> Simulation:
-        """Bits of the layers that are to be quantized."""
-        bits = {}
-        for name, layer in named(model, KINDS).items():
-            own = for_layer(self, self.layers, self.types, name, type(layer).__name__)
-            if not own.skip:
-                bits[name] = own.bits
+        bits = self._bits(model, self.bits)
         if not bits:
             raise StepFailed(f"{self.tag}: the model has no dense layer or convolution to quantize")
         return Simulation(bits=bits, per_channel=self.per_channel, symmetric=self.symmetric, method=self.weight_range)
+
+    def _bits(self, model: nn.Module, default: Bits) -> dict[str, int]:
+        """Bits of the layers that are to be quantized; `default` is for those that have none of their own."""
+        whole = msgspec.structs.replace(self, bits=default)
+        own = {
+            name: for_layer(whole, self.layers, self.types, name, type(layer).__name__)
+            for name, layer in named(model, KINDS).items()
+        }
+        return {name: options.bits for name, options in own.items() if not options.skip}
 
     def _same(self, before: nn.Module, after: nn.Module, x: torch.Tensor) -> None:
         """Refuse an equalization that changed what the model computes. Raises StepFailed."""

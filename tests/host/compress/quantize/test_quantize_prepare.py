@@ -1,139 +1,34 @@
+"""What quantization does to the torch module before the export: equalization, learned rounding, bias correction."""
+
 from __future__ import annotations
 
-import msgspec
 import numpy as np
 import onnx
 import pytest
 import torch
-from edgepress_host import evaluate, exporters, technique
-from edgepress_host.press import structure
+from edgepress_host import exporters, technique
 from edgepress_host.press.strict import convert
 from edgepress_host.technique import StepFailed
-from edgepress_host.techniques.quantize.grid import found_bits, integers
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
-from onnx import numpy_helper
+from edgepress_host.techniques.quantize.grid import found_bits
+from quantize_lab import Attentive, Paired, apart, rounded, run, seeded
 from torch import nn
-
-
-class Net(nn.Module):
-    """Two convolutions to pair, one in a residual, a flattened one before dense layers, and one without a bias."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Conv2d(1, 8, 3, stride=2, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(8)
-        self.deep = nn.Conv2d(8, 8, 3, padding=1, groups=8)
-        self.wide = nn.Conv2d(8, 16, 1)
-        self.back = nn.Conv2d(16, 16, 3, padding=1)
-        self.last = nn.Conv2d(16, 4, 1)
-        self.hidden = nn.Linear(4 * 36, 24)
-        self.head = nn.Linear(24, 4, bias=False)
-
-    def forward(self, x):
-        x = torch.relu(self.deep(torch.relu(self.norm(self.first(x)))))
-        x = self.wide(x)
-        x = torch.relu(x + self.back(x))
-        return self.head(torch.relu(self.hidden(torch.relu(self.last(x)).flatten(1))))
-
-
-class Attentive(nn.Module):
-    """A LayerNorm with three dense layers behind it, whose activations have an outlying feature; and one with a sum."""
-
-    def __init__(self):
-        super().__init__()
-        self.before = nn.LayerNorm(12)
-        self.query, self.key, self.value = (nn.Linear(12, 12) for _ in range(3))
-        self.after = nn.LayerNorm(12)
-        self.head = nn.Linear(12, 4)
-        with torch.no_grad():
-            self.before.weight[3] = 60.0
-            for layer in (self.query, self.key, self.value):
-                layer.weight[:, 3] *= 0.02
-
-    def forward(self, x):
-        x = x.flatten(1, 2)
-        h = self.before(x)
-        shares = torch.softmax(self.query(h) @ self.key(h).transpose(1, 2) / 12**0.5, -1)
-        x = self.after(x + shares @ self.value(h))
-        return self.head(x + x.mean(-1, keepdim=True)).mean(1)
-
-
-def seeded(kind):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        return kind().eval()
-
-
-@pytest.fixture(scope="module")
-def net():
-    """Channels of very different sizes, which the layers behind make up for: what cross-layer equalization is for."""
-    model = seeded(Net)
-    with torch.no_grad():
-        model.norm.weight.copy_(torch.logspace(-2, 1, 8))
-        model.norm.running_mean.uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
-        model.deep.weight.div_(torch.logspace(-2, 1, 8).reshape(-1, 1, 1, 1))
-    return model
-
-
-@pytest.fixture
-def prepare(net, bench):
-    """Prepare a module by options of quantize; the new module, and what was noted."""
-
-    def call(model=net, **options):
-        notes = []
-        step = convert({"mode": "weight_only", **options}, technique.found()["quantize"])
-        step.check()
-        prepared = step.prepared()
-        assert prepared.stage == "module"
-        before = structure.digest(model)
-        made = prepared.apply_module(model, msgspec.structs.replace(bench, note=notes.append))
-        assert structure.digest(model) == before
-        again = structure.rebuild(model, structure.describe(made), structure.tensors(made))
-        assert structure.digest(again) == structure.digest(made)
-        return made, notes
-
-    return call
-
-
-def run(model, x):
-    with torch.no_grad():
-        return model(torch.from_numpy(np.array(x))).numpy()
-
-
-def rounded(model, bits, kept=(0,)):
-    """The model with its weights on the grids that a file will have."""
-    import copy
-
-    changed = copy.deepcopy(model)
-    for layer in changed.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            with torch.no_grad():
-                layer.weight.copy_(torch.from_numpy(integers(layer.weight.numpy(), bits, kept).real))
-    return changed
-
-
-def apart(model, exact, x):
-    wanted = run(exact, x)
-    return float(np.square(run(model, x) - wanted).mean() / np.square(wanted).mean())
 
 
 def test_nothing_is_prepared_where_nothing_was_asked_for():
     assert convert({"mode": "static"}, technique.found()["quantize"]).prepared() is None
 
 
-def test_cross_layer_equalization_keeps_the_function_and_helps_one_scale_for_a_tensor(net, prepare, bench):
+def test_cross_layer_equalization_keeps_the_function_and_helps_one_scale_for_a_tensor(paired, prepare, bench):
     x = bench.calibration(32)
     made, notes = prepare(equalize="cross_layer", granularity="tensor")
-    assert np.allclose(run(made, x), run(net, x), rtol=1e-3, atol=1e-4)
+    assert np.allclose(run(made, x), run(paired, x), rtol=1e-3, atol=1e-4)
     # The convolution in the residual has no single follower; the others pair up, over the flattening, too.
     assert notes == ["equalized 4 pairs of layers; in none: back"]
     assert made.first.bias is not None
     assert isinstance(made.norm, nn.Identity)
     ranges = made.first.weight.abs().amax((1, 2, 3)), made.deep.weight.abs().amax((1, 2, 3))
     assert torch.allclose(*ranges, rtol=1e-3)
-    assert apart(rounded(made, 4, ()), net, x) < 0.3 * apart(rounded(net, 4, ()), net, x)
+    assert apart(rounded(made, 4, ()), paired, x) < 0.3 * apart(rounded(paired, 4, ()), paired, x)
 
 
 def test_an_equalization_that_finds_no_pair_says_so(prepare):
@@ -154,6 +49,11 @@ def test_smoothing_moves_an_outlier_into_the_weights_by_the_share_asked_for(prep
     assert spread(made) < 0.25 * spread(model)
     whole, _ = prepare(model, equalize="smooth", alpha=1.0)
     assert spread(whole) == pytest.approx(1, rel=1e-3)
+    # Half way (equation 4 of SmoothQuant), each feature's largest activation is as large as its largest weight.
+    every = torch.from_numpy(bench.split("calibrate").x.copy())
+    seen = made.before(every.flatten(1, 2)).detach().abs().amax((0, 1))
+    held = torch.stack([layer.weight.abs().amax(0) for layer in (made.query, made.key, made.value)]).amax(0)
+    assert torch.allclose(seen, held.detach(), rtol=1e-3)
 
 
 def test_dense_layers_between_tokens_are_known_by_their_names(bench):
@@ -166,17 +66,61 @@ def test_dense_layers_between_tokens_are_known_by_their_names(bench):
     assert sorted(stored) == ["float", "int4", "int8", "int8"]
 
 
-def test_bias_correction_takes_the_shift_off_the_mean_outputs(net, prepare, bench):
+def test_bias_correction_takes_the_shift_off_the_mean_outputs(paired, prepare, bench):
     x = bench.calibration(48)
     made, notes = prepare(bias_correction=True, bits=2, samples=48)
     assert notes == ["corrected the biases of 7 layers"]
     assert made.head.bias is not None
-    shifts = [np.abs((run(rounded(some, 2), x) - run(net, x)).mean(0)).max() for some in (net, made)]
+    shifts = [np.abs((run(rounded(some, 2), x) - run(paired, x)).mean(0)).max() for some in (paired, made)]
     assert shifts[1] < 0.05 * shifts[0]
 
 
-def test_learned_rounding_beats_rounding_to_nearest_and_keeps_zeros(net, prepare, bench):
-    sparse = seeded(Net)
+@pytest.mark.parametrize(
+    ("options", "kept", "how"),
+    [
+        ({"bits": 4, "granularity": "tensor"}, (), {}),
+        ({"bits": 2, "weight_range": "mse"}, (0,), {"method": "mse"}),
+        ({"bits": 4, "symmetry": "asymmetric"}, (0,), {"symmetric": False}),
+        ({"bits": 1}, (0,), {}),
+    ],
+)
+def test_biases_are_corrected_for_the_very_grid_that_the_weights_will_have(options, kept, how, paired, prepare, bench):
+    x = bench.calibration(48)
+    made, _ = prepare(bias_correction=True, samples=48, **options)
+    shifts = [
+        np.abs((run(rounded(some, options["bits"], kept, **how), x) - run(paired, x)).mean(0)).max()
+        for some in (paired, made)
+    ]
+    assert shifts[1] < 0.05 * shifts[0]
+
+
+def test_biases_are_corrected_by_as_many_samples_as_are_told(paired, prepare, bench):
+    for count in (8, 40):
+        made, _ = prepare(bias_correction=True, bits=2, samples=count)
+        shifts = [
+            np.abs((run(rounded(made, 2), x) - run(paired, x)).mean(0)).max()
+            for x in (bench.calibration(count), bench.calibration(48))
+        ]
+        assert shifts[0] < 0.1 * shifts[1]
+
+
+def test_only_the_layers_that_will_be_quantized_are_prepared(paired, prepare):
+    _, notes = prepare(bias_correction=True, layers={"back": {"skip": True}}, types={"Linear": {"skip": True}})
+    assert notes == ["corrected the biases of 4 layers"]
+    _, notes = prepare(bias_correction=True, skip=True, types={"Linear": {"skip": False}})
+    assert notes == ["corrected the biases of 2 layers"]
+    own = {"layers": {"head": {"bits": 4}}, "types": {"Linear": {"bits": 2}}}
+    made, _ = prepare(rounding="adaround", rounding_steps=1, bits=8, **own)
+    found = {
+        name: found_bits(layer.weight.detach().numpy(), (0,))
+        for name, layer in made.named_modules()
+        if name in {"wide", "hidden", "head"}
+    }
+    assert found == {"wide": 8, "hidden": 2, "head": 4}
+
+
+def test_learned_rounding_beats_rounding_to_nearest_and_keeps_zeros(paired, prepare, bench):
+    sparse = seeded(Paired)
     with torch.no_grad():
         sparse.hidden.weight[:, ::2] = 0
     x = bench.calibration(48)
@@ -184,58 +128,10 @@ def test_learned_rounding_beats_rounding_to_nearest_and_keeps_zeros(net, prepare
     assert "learned rounding is nearer than rounding to nearest in" in notes[0]
     assert (made.hidden.weight[:, ::2] == 0).all()
     assert apart(made, sparse, x) < 0.5 * apart(rounded(sparse, 2), sparse, x)
+    hardly, _ = prepare(sparse, rounding="adaround", bits=2, rounding_steps=1, samples=48)
+    assert apart(made, sparse, x) < 0.8 * apart(hardly, sparse, x)
     # The file's quantizer finds the same grid: rounding again changes nothing.
     assert apart(rounded(made, 2), made, x) < 1e-9
-
-
-def test_files_store_the_very_integers_of_the_learned_rounding_and_the_bits_that_were_chosen(net, prepare, bench):
-    options = {"mixed": {"size": 0.4}, "rounding": "adaround", "rounding_steps": 20, "layers": {"head": {"bits": 4}}}
-    made, notes = prepare(**options)
-    note = next(note for note in notes if note.startswith("bits by sensitivity"))
-    bits = {name: int(value) for name, value in (part.split() for part in note.partition(": ")[2].split(", "))}
-    assert bits["head"] == 4
-    step = convert({"mode": "static", "samples": 16, **options}, technique.found()["quantize"])
-    x = bench.calibration(16)
-    content = exporters.get("onnx").export(made, x[:2])
-    stored = {t.name: t for t in onnx.load_from_string(step.apply_graph("onnx", content, bench)).graph.initializer}
-    suffix = {8: "", 4: ".int4", 2: ".int2"}
-    for name, layer in ((n, one) for n, one in made.named_modules() if isinstance(one, nn.Linear | nn.Conv2d)):
-        tensor = numpy_helper.to_array(stored[f"{name}.weight_quantized{suffix[bits[name]]}"])
-        wanted = integers(layer.weight.detach().numpy(), bits[name], (0,))
-        assert np.array_equal(tensor.astype(np.int8), wanted.values), name
-        if bits[name] < 8:
-            assert np.allclose(wanted.real, layer.weight.detach().numpy(), atol=1e-6)
-    content = exporters.get("tflite").export(made, x[:2])
-    file = step.apply_graph("tflite", content, bench)
-    found = [weight.dtype for weight in exporters.get("tflite").weights(file) if len(weight.shape) > 1]
-    assert found.count("int8") == sum(one == 8 for one in bits.values())
-    got = np.concatenate([outputs[0] for outputs in evaluate.predict("tflite", file, x)])
-    assert np.abs(got - run(made, x)).mean() < 0.1 * np.abs(run(made, x)).mean()
-
-
-def test_bits_by_sensitivity_keep_within_the_size_and_say_what_is_out_of_reach(net, prepare):
-    for size in (0.75, 0.5):
-        _, notes = prepare(mixed={"size": size})
-        assert float(notes[0].partition(", ")[2].partition(" ")[0]) <= size
-    with pytest.raises(
-        StepFailed, match=r"mixed\.size: 0\.1 is out of reach; the least that these layers take is 0\.25"
-    ):
-        prepare(mixed={"size": 0.1})
-
-
-def test_bits_by_sensitivity_keep_within_the_accuracy_and_use_it(bench):
-    import compress_zoo
-
-    model, samples = compress_zoo.build(), bench.split("validate")
-    shares = []
-    for drop in (0.0, 0.3):
-        step = convert({"mode": "weight_only", "mixed": {"max_drop": drop}}, technique.found()["quantize"])
-        notes = []
-        made = step.prepared().apply_module(model, msgspec.structs.replace(bench, note=notes.append))
-        scores = [evaluate.top1(run(some, samples.x), samples.y) for some in (made, model)]
-        assert scores[0] >= scores[1] - drop - 1e-9
-        shares.append(float(notes[0].partition(", ")[2].partition(" ")[0]))
-    assert shares[1] <= shares[0] < 1
 
 
 def test_a_model_without_layers_to_quantize_is_refused(prepare):
@@ -267,40 +163,11 @@ def test_a_model_that_came_as_a_file_is_refused_with_the_reason(press, tmp_path)
         opset_imports=[onnx.helper.make_opsetid("", 18)],
         ir_version=9,
     )
-    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    (tmp_path / "paired.onnx").write_bytes(model.SerializeToString())
     text = (
-        "[model]\nsource = 'net.onnx'\n[data]\nsource = 'compress_zoo:load'\n[[variant]]\nname = 'v'\n"
+        "[model]\nsource = 'paired.onnx'\n[data]\nsource = 'compress_zoo:load'\n[[variant]]\nname = 'v'\n"
         "steps = [{technique = 'quantize', mode = 'weight_only', equalize = 'cross_layer'}]\n"
     )
     made = press(text, tmp_path / "out", beside=tmp_path)["v.onnx"]
     assert made.verdict == "failed"
     assert "quantize: equalize needs a torch module, and the model came as a file" in made.reason
-
-
-def weights():
-    return arrays.arrays(
-        np.float32, (3, 7), elements=st.floats(-100, 100, width=32).filter(lambda v: abs(v) > 1e-3 or v == 0)
-    )
-
-
-@given(weights(), st.sampled_from([8, 4, 2]), st.booleans(), st.sampled_from(["minmax", "mse"]))
-@settings(max_examples=60, deadline=None)
-def test_integers_fit_their_bits_and_keep_zero(weight, bits, symmetric, method):
-    found = integers(weight, bits, (0,), symmetric=symmetric, method=method)
-    top = 2 ** (bits - 1) - 1
-    assert found.values.min() >= (-top if symmetric else -top - 1)
-    assert found.values.max() <= top
-    assert (found.real[weight == 0] == 0).all()
-    assert np.isfinite(found.real).all()
-    if method == "mse":
-        plain = integers(weight, bits, (0,), symmetric=symmetric)
-        assert ((found.real - weight) ** 2).sum() <= ((plain.real - weight) ** 2).sum() * (1 + 1e-5) + 1e-9
-
-
-@given(weights(), st.sampled_from([4, 2]))
-@settings(max_examples=60, deadline=None)
-def test_bits_are_found_again_in_weights_on_a_grid(weight, bits):
-    on_grid = integers(weight, bits, (0,)).real
-    assert found_bits(on_grid, (0,)) <= bits
-    again = integers(on_grid, bits, (0,))
-    assert np.allclose(again.real, on_grid, rtol=1e-5)

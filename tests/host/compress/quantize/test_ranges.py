@@ -68,6 +68,32 @@ def test_histograms_of_any_shape_give_a_range(counts, percentile):
         assert -1 <= low < high <= 1
 
 
+def lost_information(values, stop, levels):
+    """Divergence of values clipped to `stop` from what is left of them in so many levels, as TensorRT defines it."""
+    bins = 2048
+    counts = np.histogram(values, bins=bins, range=(0, values.max()))[0].astype(float)
+    # What a ReLU cut off to nought does not count.
+    counts[0] = counts[1]
+    kept = round(stop / values.max() * bins)
+    p = counts[:kept].copy()
+    p[-1] += counts[kept:].sum()
+    q = np.zeros(kept)
+    for part in np.array_split(np.arange(kept), levels):
+        held = part[counts[part] > 0]
+        q[held] = counts[held].sum() / max(1, len(held))
+    p, q = p / p.sum(), q / q.sum()
+    return float((p[p > 0] * np.log(p[p > 0] / np.maximum(q[p > 0], 1e-9))).sum())
+
+
+def test_entropy_loses_less_information_than_a_percentile_and_other_ranges():
+    values = np.abs(with_outlier())
+    low, high = spread(values, "entropy")
+    assert low == pytest.approx(0, abs=1e-3)
+    least = lost_information(values, high, 256)
+    for other in (np.percentile(values, 99.95), 2 * high, 4 * high, values.max()):
+        assert least < 0.5 * lost_information(values, other, 256), other
+
+
 def squared_error(values, range_, levels):
     step = (range_[1] - range_[0]) / (levels - 1)
     rounded = range_[0] + np.round((np.clip(values, *range_) - range_[0]) / step) * step
@@ -92,3 +118,17 @@ def test_mse_loses_less_than_the_whole_range_and_than_other_shares_of_it(levels)
 def test_symmetric_ranges_lie_evenly_around_zero():
     run = [{"t": np.array([-1, 3], np.float32)}]
     assert ranges(lambda: run, "minmax", percentile=100, symmetric=True) == {"t": (-3.0, 3.0)}
+
+
+def test_mse_knows_the_steps_of_the_type_and_whether_its_range_is_symmetric():
+    values = np.random.default_rng(0).exponential(size=30_000).astype(np.float32) - 0.1
+
+    def found(**options):
+        return ranges(lambda: [{"t": values}], "mse", percentile=100, **options)["t"]
+
+    # More steps leave less to win by clipping.
+    assert found(levels=16)[1] < 0.7 * found(levels=256)[1] < 0.7 * found(levels=65536)[1]
+    even, uneven = found(levels=16, symmetric=True), found(levels=16)
+    assert even[0] == -even[1]
+    # Half of an even range's steps lie where no value is: the rest are wider, and clipping wins more.
+    assert even[1] < 0.95 * uneven[1]
