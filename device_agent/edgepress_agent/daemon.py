@@ -1,7 +1,8 @@
-"""MAIN PATH of the agent: four tasks around one state folder, until a signal ends them.
+"""MAIN PATH of the agent: five tasks around one state folder, until a signal ends them.
 
 `link` keeps the connection, `converge` makes the device what the host wants, `measure` runs trials, `telemetry` speaks
-at intervals. A bug in any of them ends the process; its supervisor starts it again, and it goes on from the disk.
+at intervals, `watchdog` tells systemd that the loop turns. A bug in any of them ends the process; its supervisor starts
+it again, and it goes on from the disk.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from edgepress_agent._compat import TaskGroup, timeout
 from edgepress_agent.board import probe, telemetry
 from edgepress_agent.converge import Converger
 from edgepress_agent.log import logger
+from edgepress_agent.notify import Supervisor, supervisor
 from edgepress_agent.serving.serve import Server
 from edgepress_agent.settings import Settings, lock_state_dir
 from edgepress_agent.state.disk import open_disk
@@ -37,17 +39,19 @@ async def run(settings: Settings) -> None:
         UsageError: the state folder cannot be used.
         Unavailable: a connect timeout was set, and no connection came about; or the serving address is taken.
     """
+    systemd = supervisor(os.environ)
     lock = lock_state_dir(settings.state_dir)
     try:
-        await _run_locked(settings)
+        await _run_locked(settings, systemd)
     finally:
         os.close(lock)
 
 
-async def _run_locked(settings: Settings) -> None:
+async def _run_locked(settings: Settings, systemd: Supervisor) -> None:
     disk = open_disk(settings, Files())
     server = Server(settings.serve, disk.work) if settings.serve else None
     converger = Converger(settings, disk, server, partial(_inventory, settings))
+    converger.link.on_status = systemd.status
     stopping = _on_signal()
     asyncio.get_running_loop().set_exception_handler(_on_loop_error)
     ended: list[Unavailable] = []
@@ -60,8 +64,11 @@ async def _run_locked(settings: Settings) -> None:
                 group.create_task(converger.run(), name="converge"),
                 group.create_task(converger.bench.run(), name="measure"),
                 group.create_task(_telemetry(settings, converger, server), name="telemetry"),
+                group.create_task(systemd.watch(), name="watchdog"),
             ]
+            systemd.ready()
             await stopping.wait()
+            systemd.stopping()
             # Whatever hangs now, a name look-up or a broker that went silent, must not hold the machine's shutdown up.
             asyncio.get_running_loop().call_later(STOP_S, _leave)
             converger.stop_on_purpose()

@@ -82,7 +82,7 @@ Operation = Publish | Subscribe | Unsubscribe
 
 
 class Link:
-    """One device's connection; `deliver` is called with every event, in order."""
+    """One device's connection; `deliver` is called with every event, in order, `on_status` with a line for people."""
 
     def __init__(self, settings: Settings, deliver: Callable[[LinkEvent], None], seed: int | None = None) -> None:
         topics = settings.topics
@@ -100,6 +100,7 @@ class Link:
         self._said = Said()
         self._client: _Client | None = None
         self._session = ""
+        self.on_status: Callable[[str], None] = lambda _: None
 
     def send(self, *operations: Operation) -> None:
         """Do these in order while the connection stands; without a connection they are dropped."""
@@ -134,7 +135,9 @@ class Link:
             if steady:
                 delays = self._delays()
             short_lived = 0 if steady else short_lived + (self._session != before)
-            self._said.warn("broker", f"{reason}{self._suspicion(short_lived)}; trying again")
+            line = f"{reason}{self._suspicion(short_lived)}; trying again"
+            self.on_status(line)
+            self._said.warn("broker", line)
             await asyncio.sleep(next(delays))
 
     def _suspicion(self, short_lived: int) -> str:
@@ -160,7 +163,9 @@ class Link:
             _check_granted([topic for topic, _ in self._standing], granted)
             self._outgoing = asyncio.Queue()
             self._client, self._session = client, session
-            logger.info("connected to %s as %s", self._settings.broker, self._settings.device_id)
+            line = f"connected to {self._settings.broker} as {self._settings.device_id}"
+            self.on_status(line)
+            logger.info("%s", line)
             self._said.forget("broker")
             self._deliver(Connected(session))
             try:
