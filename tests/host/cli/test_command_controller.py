@@ -47,6 +47,16 @@ def test_a_controller_file_left_by_a_crash_is_passed_over(shell: Any) -> None:
     assert shell.json("trials") == {"trials": []}
 
 
+def left_over(shell: Any, url: str) -> None:
+    """The file of a controller that was killed, whose process id is another program's by now."""
+    shell.run("keys", "init")
+    token = shell.data_dir / "token"
+    token.write_text("x")
+    token.chmod(0o600)
+    running = {"url": url, "token_file": str(token), "pid": os.getpid()}
+    (shell.data_dir / "controller.json").write_bytes(msgspec.json.encode(running))
+
+
 def test_a_controller_that_does_not_answer_is_one_line(shell: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         left_over(shell, f"http://127.0.0.1:{server.getsockname()[1]}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -10,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from edgepress_host.cli import document
 
@@ -132,16 +130,6 @@ def test_a_changed_file_is_refused(shell: Any, folder: Path, tmp_path: Path) -> 
     with (copy / "small.onnx").open("ab") as file:
         file.write(b"\0")
     assert "was changed" in shell.error("profile", copy)
-
-
-def left_over(shell: Any, url: str) -> None:
-    """The file of a controller that was killed, whose process id is another program's by now."""
-    shell.run("keys", "init")
-    token = shell.data_dir / "token"
-    token.write_text("x")
-    token.chmod(0o600)
-    running = {"url": url, "token_file": str(token), "pid": os.getpid()}
-    (shell.data_dir / "controller.json").write_bytes(msgspec.json.encode(running))
 
 
 def test_what_the_machine_refuses_is_one_line(shell: Any) -> None:
