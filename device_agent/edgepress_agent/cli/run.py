@@ -11,6 +11,7 @@ import click
 from edgepress_protocol.errors import UsageError
 from edgepress_protocol.topics import check_name
 
+from edgepress_agent.cli.config_file import config_option
 from edgepress_agent.log import LEVEL_NAMES, configure
 from edgepress_agent.settings import Settings, Timing, check_serve, parse_broker, read_key
 
@@ -82,6 +83,7 @@ class RunOptions:
 
 
 @click.command()
+@config_option
 @click.option("--broker", required=True, metavar="URL", help="mqtt://[user:password@]host:port, or mqtts:// for TLS.")
 @click.option("--id", "device_id", required=True, help="This device's name in the fleet.")
 @click.option("--state-dir", required=True, type=_FOLDER, help="Where models and state are kept.")
@@ -119,7 +121,8 @@ class RunOptions:
 def run(**given: Any) -> None:
     """Run the daemon until SIGTERM or Ctrl-C.
 
-    The broker's password can also come from EDGEPRESS_PASSWORD. With another --root than / every reading is marked
+    What stands in --config FILE need not be given here; what is given here wins over it. The broker's password can also
+    come from EDGEPRESS_PASSWORD. With another --root than / every reading is marked
     simulated.
     """
     from edgepress_agent import daemon, runtimes
