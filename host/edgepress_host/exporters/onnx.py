@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator
 
 import numpy as np
 import onnx
 import torch
 from edgepress_protocol.manifest import TensorSpec
-from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto, numpy_helper
 from torch import nn
 
 from edgepress_host.exporters import Weight, _pack, lowerable
+from edgepress_host.exporters._graphs import graphs
+from edgepress_host.exporters._onnx_pools import pool_means
 from edgepress_host.press.quiet import quiet
 
 SUFFIX = ".onnx"
@@ -37,7 +38,7 @@ def export(module: nn.Module, example: np.ndarray) -> bytes:
             verbose=False,
         )
     assert program is not None
-    model = fold_constants(program.model_proto)
+    model = pool_means(fold_constants(program.model_proto))
     if layers:
         _pack.pack(model)
     model.producer_name, model.producer_version = PRODUCER, ""
@@ -74,15 +75,6 @@ def fold_constants(model: ModelProto) -> ModelProto:
         del graph.node[:]
         graph.node.extend(kept)
     return model
-
-
-def graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """Yield a graph and the subgraphs of its control flow."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
-                yield from graphs(inner)
 
 
 def tensors(content: bytes) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
