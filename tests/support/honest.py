@@ -79,6 +79,7 @@ class TestDevice:
     generation: int = 0
     deaf: bool = False  # hears chunks, and says nothing of them
     fails: bool = False  # every deployment fails
+    before: Active | None = None  # what it says it ran before
     off: bool = False
     wants: list[Want] = field(default_factory=list)
     chunks: dict[str, dict[int, bytes]] = field(default_factory=dict)
@@ -197,9 +198,8 @@ class TestDevice:
             status = DeploymentStatus(deployment.id, "active")
         board = Board("test-board", "Test <b>board</b>", "x86_64", "a cpu", 2, 1 << 30, "linux", "3", simulated=True)
         runtimes = (Runtime("onnxruntime", "1", "onnx"),)
-        state = State(
-            self.session, Device(self.id, board, "0", self.speaks, runtimes), self.generation, active, deployment=status
-        )
+        device = Device(self.id, board, "0", self.speaks, runtimes)
+        state = State(self.session, device, self.generation, active, self.before, status)
         await self.publish("state", encode(state), retain=True)
 
     async def publish(self, leaf: str, payload: bytes, *, retain: bool = False) -> None:

@@ -140,7 +140,7 @@ def roll_back(core: Core, asked: views.RollbackIn) -> views.Rollback:
 
     Raises:
         Unknown: a device is not there.
-        Conflict: a device has nothing before, or what it had is no longer known here.
+        Conflict: a device has nothing before, can no longer run what it had, or that is no longer known here.
     """
     devices = choose(asked.devices, core.fleet.devices)
     ending = [rollout for rollout in core.rollouts.values() if set(devices) & set(rollout.devices)]
@@ -156,6 +156,8 @@ def roll_back(core: Core, asked: views.RollbackIn) -> views.Rollback:
             raise Conflict(
                 f"{device_id} ran {previous.variant!r} before, which this host no longer knows; deploy it again"
             )
+        if reason := _unfit(core, device_id, previous.manifest, _known(core, previous.manifest)):
+            raise Conflict(f"{device_id} cannot go back to {previous.variant!r}: {reason}")
         targets[device_id] = previous.manifest
     for rollout in ending:
         core.take_step(rollout, fail(rollout, "rolled back by the user"))

@@ -4,6 +4,7 @@ import hashlib
 
 import pressed
 from edgepress_protocol import codec
+from edgepress_protocol.messages import Active
 
 MODEL = pressed.safetensors({"w": pressed.floats(100, 80, pressed.pruned_and_clustered(0.05))})
 OTHER = pressed.safetensors({"w": pressed.floats(80, 100, pressed.pruned_and_clustered(0.05), seed=7)})
@@ -34,6 +35,22 @@ def test_a_fleet_that_speaks_version_2_gets_the_container_and_an_old_agent_that_
     later = own.manifest(OTHER, variant="later")
     assert own.post("/v1/trials", {"manifests": [later]})["skipped"] == []
     assert own.until(lambda: own.measured(later, "old") and own.measured(later, "new"))
+
+
+def test_a_device_that_went_back_to_an_old_edition_is_not_set_back_to_a_file_that_it_cannot_read(own, devices):
+    pi = devices.add(own, "downgraded", speaks=(1, 2))
+    manifest = own.manifest(MODEL)
+    rollout = own.post("/v1/rollouts", {"manifest": manifest, "devices": "downgraded"})
+    own.until(lambda: own.get(f"/v1/rollouts/{rollout['id']}")["phase"] == "done")
+    pi.speaks, pi.before = (1, 1), Active("d" * 32, manifest, "tiny")
+    devices.do(pi.say_state())
+    own.until(lambda: own.get("/v1/devices")["devices"][0]["previous"])
+    refusal = own.call("POST", "/v1/rollbacks", expect=409, json={"devices": "downgraded"})
+    assert refusal["error"] == (
+        "downgraded cannot go back to 'tiny': it speaks protocol version 1, which has no container to travel in;"
+        " upgrade edgepress on it"
+    )
+    assert {want.deployment.id for want in pi.wants if want.deployment} == {rollout["id"]}
 
 
 def test_a_wire_form_that_the_disk_altered_is_made_again_by_uploading_the_file_again(own, devices):
