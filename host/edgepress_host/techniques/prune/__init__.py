@@ -192,14 +192,20 @@ class Prune(Taught, frozen=True):
         check_patterns(self.layers, self.types, kinds)
         found: dict[str, Wanted] = {}
         for name, kind in kinds.items():
-            own = for_layer(self, self.layers, self.types, name, kind)
-            ratio = _RATIO if own.ratio is None else own.ratio
-            # Of two amounts, one is the step's and the other the layer's own.
-            threshold = None if own.ratio is not None and own.ratio != self.ratio else own.threshold
-            is_own = threshold is not None or ratio != (_RATIO if self.ratio is None else self.ratio)
-            if not own.skip and (ratio or threshold is not None):
-                found[name] = Wanted(ratio, threshold, is_own)
+            own = self._own_amount(name, kind)
+            amount = self if own is None else own
+            wish = Wanted(_RATIO if amount.ratio is None else amount.ratio, amount.threshold, own is not None)
+            skip = for_layer(self, self.layers, self.types, name, kind).skip
+            if not skip and (wish.ratio or wish.threshold is not None):
+                found[name] = wish
         return found
+
+    def _own_amount(self, name: str, kind: str) -> Prune | None:
+        """Return the ratio or threshold that a layer has by its name, else by its type; None where it has neither."""
+        blank = msgspec.structs.replace(self, ratio=None, threshold=None)
+        by_name = for_layer(blank, self.layers, {}, name, kind)
+        by_type = for_layer(blank, {}, self.types, name, kind)
+        return next((one for one in (by_name, by_type) if one.ratio is not None or one.threshold is not None), None)
 
     def _rule(self) -> Rule:
         pattern = None if self.pattern is None else rules.pattern_of(self.pattern)

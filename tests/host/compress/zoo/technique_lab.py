@@ -10,7 +10,7 @@ from edgepress_host.press.data import Samples
 from edgepress_host.press.strict import convert
 
 
-def step_of(kind, **options):
+def step_of(kind, /, **options):
     """A step as a recipe makes one, checked."""
     made = convert(options, kind)
     made.check()
@@ -32,7 +32,7 @@ def pressed(step, model, bench, x=None):
     return step.apply_module(model, around), notes
 
 
-def random(*shape, seed=0):
+def noise(*shape, seed=0):
     """Numbers of a normal distribution, the same ones in every call."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
