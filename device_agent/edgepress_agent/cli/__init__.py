@@ -11,9 +11,9 @@ from typing import NoReturn
 import click
 from edgepress_protocol.errors import EdgepressError, UsageError
 
-from edgepress_agent.cli import look, run
+from edgepress_agent.cli import look, run, service
 
-COMMANDS = (run.run, look.probe, look.version)
+COMMANDS = (run.run, look.probe, look.version, service.install, service.uninstall)
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import click
-import msgspec
 from edgepress_protocol.version import SPOKEN
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -17,10 +16,11 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def probe(root: Path, *, as_json: bool) -> None:
     """Print what the agent sees of this board."""
-    from edgepress_agent.board import probe as board
+    from edgepress_agent.board import describe
+    from edgepress_agent.board.probe import see
 
-    device = board.inventory(root, device_id="probe", state_dir=Path.cwd())
-    click.echo(msgspec.json.format(msgspec.json.encode(device)).decode() if as_json else board.describe(device))
+    seen = see(root, device_id="probe", state_dir=Path.cwd())
+    click.echo(describe.as_json(seen) if as_json else describe.as_text(seen))
 
 
 @click.command()

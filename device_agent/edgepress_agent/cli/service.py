@@ -1,0 +1,107 @@
+"""`edgepress-agent install` and `uninstall`: the agent as a service of systemd."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from edgepress_protocol.errors import UsageError
+from edgepress_protocol.topics import check_name
+
+from edgepress_agent.cli.config_file import read_config
+from edgepress_agent.cli.run import run
+from edgepress_agent.settings import parse_broker, read_key
+
+_ROOT = click.option(
+    "--root",
+    default=Path("/"),
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    show_default=True,
+    help="The system to change: a mounted image, say.",
+)
+_DRY_RUN = click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.option("--broker", metavar="URL", help="mqtt://host:port, or mqtts:// for TLS.")
+@click.option("--id", "device_id", help="This device's name in the fleet.  [default: the board's host name]")
+@click.option("--trust", type=_FILE, metavar="KEY.pub", help="Public key of the host to obey; it is copied.")
+@click.option("--fleet", help="The fleet's name.")
+@click.option("--username", help="Login at the broker.")
+@click.option("--password-file", type=_FILE, help="File that holds the broker's password; stays where it is.")
+@click.option("--ca", type=_FILE, help="Authority that signed the broker's certificate; stays where it is.")
+@click.option("--program", metavar="COMMAND", help="How the agent is started there.  [default: as this one]")
+@click.option("--no-start", is_flag=True, help="Start the service at the next boot, not now.")
+@_ROOT
+@_DRY_RUN
+def install(root: Path, program: str | None, *, dry_run: bool, no_start: bool, **given: Any) -> None:
+    """Make the agent a service: its user, folders, configuration and unit, for the groups and devices of this board.
+
+    With --broker and --trust it writes /etc/edgepress/agent.toml; a file that is there already is kept, and yours to
+    edit. Without either the service waits for that file. Doing it again changes what has changed.
+    """
+    from edgepress_agent.install import facts as board
+    from edgepress_agent.install import plan
+
+    root = root.absolute()
+    config_path = board.under(root, plan.CONFIG)
+    found = board.facts(root, program or board.this_program(), config=plan.CONFIG, unit=plan.UNIT)
+    config, host_key = _config(given, board.host_name(root))
+    if config and found.configured:
+        raise UsageError(f"{plan.CONFIG} is there already: edit it, or remove it before --broker and --trust")
+    if not config and found.configured:
+        read_config(config_path, run)
+    if program is None and root == Path("/"):
+        board.check_reachable(found.program)
+    steps = plan.install(found, config, host_key, start=not no_start)
+    _go(steps, root, dry_run=dry_run)
+    if not config and not found.configured:
+        click.echo(f"no {plan.CONFIG} yet: the service waits for it; give --broker URL and --trust KEY.pub")
+
+
+@click.command()
+@click.option("--purge", is_flag=True, help="Remove the configuration and the state folder, models included, too.")
+@_ROOT
+@_DRY_RUN
+def uninstall(root: Path, *, purge: bool, dry_run: bool) -> None:
+    """Stop the service and take it away; configuration and models stay unless --purge is given."""
+    from edgepress_agent.install import facts as board
+    from edgepress_agent.install import plan
+
+    root = root.absolute()
+    found = board.facts(root, "", config=plan.CONFIG, unit=plan.UNIT)
+    _go(plan.uninstall(found, purge=purge), root, dry_run=dry_run)
+    if not dry_run:
+        click.echo(plan.left_behind(purge=purge))
+
+
+def _config(given: dict[str, Any], host_name: str) -> tuple[dict[str, str], str | None]:
+    """Check what is asked for as `run` would, and return the configuration and the text of the host's key."""
+    from edgepress_agent.install.plan import config_for
+
+    options = {name: value for name, value in given.items() if value is not None}
+    if not options:
+        return {}, None
+    if missing := [f"--{name}" for name in ("broker", "trust") if name not in options]:
+        raise UsageError(f"{' and '.join(missing)} missing: a new configuration needs --broker URL and --trust KEY.pub")
+    trust: Path = options.pop("trust")
+    read_key(trust)
+    broker = options.pop("broker")
+    parse_broker(broker, ca=options.get("ca"))
+    device_id = check_name(options.pop("device_id", host_name), "--id")
+    if "fleet" in options:
+        check_name(options["fleet"], "--fleet")
+    more = {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in options.items()}
+    return config_for(broker, device_id, more), trust.read_text("utf-8")
+
+
+def _go(steps: list[Any], root: Path, *, dry_run: bool) -> None:
+    from edgepress_agent.install.carry_out import carry_out, describe
+
+    if dry_run:
+        for step in steps:
+            click.echo(describe(step, root))
+    else:
+        carry_out(steps, root, click.echo)
