@@ -19,7 +19,8 @@ from edgepress_host import exporters
 from edgepress_host.evaluate import open_runner
 
 _RUNTIMES = {"onnx": "onnxruntime", "tflite": "ai_edge_litert.interpreter"}
-_TIMEOUT_S = 120
+_TIMEOUT_S = 600
+"""After which a process hangs; importing torch took over a minute on a busy machine, which is no fault of the file."""
 
 
 def loaded_bytes(format_: str, content: bytes) -> int:
