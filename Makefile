@@ -38,7 +38,7 @@ bench-compression: setup data
 
 # What the container makes of files, and how fast it expands them; FILES="a.onnx b.tflite" takes your own.
 bench-container: setup
-	$(BIN)/python benchmarks/container.py $(FILES)
+	$(BIN)/python benchmarks/container.py $(or $(FILES),--write)
 
 setup: .venv/ready
 
