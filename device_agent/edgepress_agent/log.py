@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Mapping
 
 logger = logging.getLogger("edgepress_agent")
 
@@ -10,12 +12,41 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 LEVEL_NAMES = tuple(_LEVELS)
 
 
-def configure(level: str) -> None:
-    """Send the agent's log to standard error; the journal adds the time itself, a terminal gets it here."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+_JOURNAL_PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.DEBUG, 7))
+
+
+def configure(level: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Send the agent's log to standard error: a terminal gets the time, the journal, which has it, the priority."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine(for_journal=_is_journal(environment)))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logger.setLevel(_LEVELS[level])
     # The client's own complaints about a lost socket say nothing that the link does not say better.
     logging.getLogger("mqtt").setLevel(logging.DEBUG if level == "debug" else logging.CRITICAL)
+
+
+class _OneLine(logging.Formatter):
+    """One event is one line, whatever a broker, a model or a file name has put into it."""
+
+    def __init__(self, *, for_journal: bool) -> None:
+        super().__init__("%(message)s" if for_journal else "%(asctime)s %(levelname)s %(message)s")
+        self._for_journal = for_journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = "".join(each if each.isprintable() else repr(each)[1:-1] for each in super().format(record))
+        if not self._for_journal:
+            return line
+        priority = next((number for floor, number in _JOURNAL_PRIORITIES if record.levelno >= floor), 7)
+        return f"<{priority}>{line}"
+
+
+def _is_journal(environment: Mapping[str, str]) -> bool:
+    """Whether standard error is the stream that systemd has connected to the journal (systemd.exec(5))."""
+    try:
+        error = os.fstat(2)
+    except OSError:
+        return False
+    return environment.get("JOURNAL_STREAM") == f"{error.st_dev}:{error.st_ino}"
 
 
 class Said:

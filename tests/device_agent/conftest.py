@@ -41,7 +41,7 @@ from edgepress_protocol.topics import Topics
 from edgepress_protocol.transfer import describe, encode_frame, from_bitmap, split
 from edgepress_protocol.version import SPOKEN
 
-FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "models"
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "models"
 QUICK = ProfileOptions(windows=1, window_s=0.05, warmup_runs=1, warmup_s=0, timeout_s=60, energy=False)
 WAIT_S = 30.0
 
