@@ -68,6 +68,16 @@ def test_a_teacher_keeps_the_answers_nearer_to_the_originals():
     assert apart[3] != apart[2]
 
 
+def test_layers_have_the_bits_asked_for_and_the_first_and_the_last_those_of_the_edges():
+    def bits(**options):
+        return [layer.bits for layer in weights_of(qat(**options, **UNTRAINED)).values()]
+
+    assert bits() == [8, 8, 8, 8, 8]
+    assert bits(bits=4, layers={"block.mix": {"bits": 2}, "hidden": {"bits": 1}}) == [8, 4, 2, 1, 8]
+    assert bits(bits=2, edges=4, layers={"head": {"bits": 1}}) == [4, 2, 2, 2, 1]
+    assert bits(types={"Linear": {"bits": 4}}, layers={"head": {"bits": 2}}) == [8, 8, 8, 4, 2]
+
+
 def test_a_layer_can_be_left_out_by_name_and_by_type():
     left = weights_of(qat(layers={"block.*": {"skip": True}}, **UNTRAINED))
     assert set(left) == {"stem", "hidden", "head"}

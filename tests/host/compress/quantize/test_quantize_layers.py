@@ -101,6 +101,29 @@ def test_a_file_without_weights_is_refused_with_what_it_has(bench, quantized):
         quantized("onnx", content.SerializeToString(), mode="weight_only")
 
 
+def test_a_file_of_operators_that_have_no_integer_kernel_is_refused_by_name_with_a_way_out(quantized):
+    rng = np.random.default_rng(0)
+    stored = {
+        "shape": np.array([1, -1, 12]),
+        "cells.w": rng.standard_normal((1, 24, 12)).astype(np.float32),
+        "cells.r": rng.standard_normal((1, 24, 8)).astype(np.float32),
+    }
+    nodes = [
+        onnx.helper.make_node("Reshape", ["x", "shape"], ["steps"]),
+        onnx.helper.make_node("GRU", ["steps", "cells.w", "cells.r"], ["y"], hidden_size=8),
+    ]
+    values = [onnx.helper.make_tensor_value_info("x", 1, ["batch", 1, 12, 12])]
+    values.append(onnx.helper.make_tensor_value_info("y", 1, None))
+    held = [onnx.numpy_helper.from_array(array, name) for name, array in stored.items()]
+    graph = onnx.helper.make_graph(nodes, "g", values[:1], values[1:], held)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    line = (
+        r"^ONNX Runtime has no static integer kernel for cells \(GRU\), cells \(GRU\); use mode weight_only or dynamic$"
+    )
+    with pytest.raises(StepFailed, match=line):
+        quantized("onnx", model.SerializeToString(), mode="static", samples=4)
+
+
 def test_shared_values_stay_as_many_with_one_scale_and_the_loss_is_named_otherwise(bench, quantized, net):
     clustered = technique.found()["cluster"](bits=3).apply_module(net, bench)
     content = exporters.get("onnx").export(clustered, bench.calibration(2))
