@@ -72,11 +72,11 @@ def test_what_others_say_cannot_make_a_second_line(capfd):
 
 def test_the_journal_gets_priorities_and_no_time_of_its_own(options, tmp_path):
     """As systemd does it: standard error is the stream that JOURNAL_STREAM names by device and inode."""
+    nowhere = ("--broker", "mqtt://127.0.0.1:1", "--connect-timeout", "0.5")
     with (tmp_path / "journal").open("w+") as journal:
         stream = os.fstat(journal.fileno())
         subprocess.run(
-            [sys.executable, "-m", "edgepress_agent", *map(str, options), "--broker", "mqtt://127.0.0.1:1"]
-            + ["--connect-timeout", "0.5"],
+            [sys.executable, "-m", "edgepress_agent", *map(str, options), *nowhere],
             stderr=journal,
             env={**os.environ, "JOURNAL_STREAM": f"{stream.st_dev}:{stream.st_ino}"},
             check=False,
