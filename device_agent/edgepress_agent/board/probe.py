@@ -1,4 +1,7 @@
-"""What board is this: read from /proc, /sys and the device tree, below a root that may be a recorded tree."""
+"""MAIN PATH of what the agent sees of its board: its inventory for the host, and all of it for a person.
+
+Read from /proc, /sys and the device tree, below a root that may be a recorded tree.
+"""
 
 from __future__ import annotations
 
@@ -9,46 +12,66 @@ import re
 import shutil
 from pathlib import Path
 
-from edgepress_protocol.measurement import Board, Device
+import msgspec
+from edgepress_protocol.errors import Unavailable
+from edgepress_protocol.measurement import Board, Device, Sensor
 from edgepress_protocol.version import SPOKEN
 
 from edgepress_agent import runtimes, sensors
-from edgepress_agent.board.sysfs import is_simulated, read_text
+from edgepress_agent.board import cpufreq, identity, memory, proc
+from edgepress_agent.board.emulation import emulated
+from edgepress_agent.board.sysfs import is_simulated, one_line, read_text
 
-_KINDS = (
-    ("raspberrypi,5-model-b", "raspberry-pi-5"),
-    ("raspberrypi,4-model-b", "raspberry-pi-4"),
-    ("raspberrypi,3-model-b-plus", "raspberry-pi-3b-plus"),
-    ("raspberrypi,3-model-b", "raspberry-pi-3b"),
-    ("raspberrypi,model-zero-2-w", "raspberry-pi-zero-2-w"),
-    ("nvidia,p3701", "jetson-agx-orin"),
-    ("nvidia,p3767-0000", "jetson-orin-nx"),
-    ("nvidia,p3767-0001", "jetson-orin-nx"),
-    ("nvidia,p3767", "jetson-orin-nano"),
-    ("nvidia,p3668", "jetson-xavier-nx"),
-    ("nvidia,p2888", "jetson-agx-xavier"),
-    ("nvidia,p3310", "jetson-tx2"),
-    ("nvidia,p3448", "jetson-nano"),
-)
-"""Start of a `compatible` string of the device tree, and the kind; a Jetson's module decides, not its carrier."""
+_MAX_MODEL = 120
 
-_ARM_CORES = {
-    "0xd03": "Cortex-A53",
-    "0xd05": "Cortex-A55",
-    "0xd07": "Cortex-A57",
-    "0xd08": "Cortex-A72",
-    "0xd0a": "Cortex-A75",
-    "0xd0b": "Cortex-A76",
-    "0xd0c": "Neoverse-N1",
-    "0xd40": "Neoverse-V1",
-    "0xd41": "Cortex-A78",
-    "0xd42": "Cortex-A78AE",
-}
-_NVIDIA_CORES = {"0x003": "Denver 2", "0x004": "Carmel"}
+
+class Reading(msgspec.Struct, frozen=True):
+    """A sensor and what it says now: `value` is in `unit`, or None with the trouble in words."""
+
+    sensor: Sensor
+    unit: str
+    value: float | None = None
+    trouble: str = ""
+
+
+class Clock(msgspec.Struct, frozen=True):
+    """The processor's clock and what bounds it; what the board does not have is None."""
+
+    governor: str | None
+    frequency_hz: int | None
+    power_mode: str | None
+
+
+class MemorySeen(msgspec.Struct, frozen=True):
+    """Memory of the machine, and the limit of the control group that the agent is in.
+
+    `grouped` is False where no group accounts for it, as on Raspberry Pi OS with `cgroup_disable=memory`: a model's
+    memory is then read from VmHWM and PSS alone, and limited by its address space.
+    """
+
+    total_bytes: int | None
+    available_bytes: int | None
+    limit_bytes: int | None
+    grouped: bool
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """Everything that `edgepress-agent probe` tells."""
+
+    device: Device
+    emulated: bool
+    clock: Clock
+    memory: MemorySeen
+    readings: tuple[Reading, ...]
+    troubles: tuple[str, ...]
 
 
 def inventory(root: Path, *, device_id: str, state_dir: Path) -> Device:
-    """Describe this device to the host. Whatever a recorded tree lacks is read from the machine that runs it."""
+    """Describe this device to the host. Whatever a recorded tree lacks is read from the machine that runs it.
+
+    Raises:
+        Unavailable: a file that is always there cannot be read.
+    """
     return Device(
         id=device_id,
         board=board(root),
@@ -60,63 +83,62 @@ def inventory(root: Path, *, device_id: str, state_dir: Path) -> Device:
     )
 
 
+def see(root: Path, *, device_id: str, state_dir: Path) -> Seen:
+    """Take the inventory and read every sensor once; a sensor that fails is a line, not an error.
+
+    Raises:
+        Unavailable: a file that is always there cannot be read.
+    """
+    has = memory.read(root)
+    return Seen(
+        device=inventory(root, device_id=device_id, state_dir=state_dir),
+        emulated=emulated(),
+        clock=Clock(cpufreq.governor(root), cpufreq.frequency_hz(root), cpufreq.power_mode(root)),
+        memory=MemorySeen(has.total_bytes, has.available_bytes, has.limit_bytes, has.grouped),
+        readings=tuple(_reading(source) for source in sensors.found(root)),
+        troubles=sensors.look(root).troubles,
+    )
+
+
 def board(root: Path) -> Board:
-    """Tell the kind of board, its processor and its memory."""
+    """Tell the kind of board, its processor and its memory.
+
+    Raises:
+        Unavailable: a file that is always there cannot be read.
+    """
     compatible = _lines(read_text(root / "proc/device-tree/compatible"))
     cpuinfo = _text(root, "proc/cpuinfo")
     arch = "aarch64" if is_simulated(root) and compatible else platform.machine()
+    total_bytes = proc.meminfo(root).get("MemTotal") or proc.meminfo(Path("/")).get("MemTotal")
+    if total_bytes is None:
+        raise Unavailable(f"{root / 'proc/meminfo'}: no MemTotal: how much memory this board has is not known")
     return Board(
-        kind=kind(compatible, arch),
+        kind=identity.kind(compatible, arch),
         model=_model(root, arch),
         arch=arch,
-        cpu=_cpu(cpuinfo) or arch,
-        cores=len(re.findall(r"^processor\s*:", cpuinfo, re.MULTILINE)) or os.cpu_count() or 1,
-        memory_bytes=_memory_bytes(_text(root, "proc/meminfo")),
+        cpu=one_line(identity.cpu(cpuinfo), _MAX_MODEL) or arch,
+        cores=identity.cores(cpuinfo) or os.cpu_count() or 1,
+        memory_bytes=total_bytes,
         os=_os(_text(root, "etc/os-release")),
         python=platform.python_version(),
         simulated=is_simulated(root),
     )
 
 
-def kind(compatible: list[str], arch: str) -> str:
-    """Name the kind of board from the device tree's `compatible` strings, most specific first.
-
-    >>> kind(["radxa,rock-5b", "rockchip,rk3588"], "aarch64")
-    'radxa-rock-5b'
-    """
-    # A Jetson's first string names carrier and module ("p3768-0000+p3767-0005-super"): the module is what computes.
-    words = [f"nvidia,{part.split('+')[-1].removeprefix('nvidia,')}" if "+" in part else part for part in compatible]
-    for start, name in _KINDS:
-        if any(word.startswith(start) for word in words):
-            return name
-    return re.sub(r"[^A-Za-z0-9.]+", "-", compatible[0]) if compatible else arch
+def _reading(source: sensors.Source) -> Reading:
+    unit = _unit(source)
+    try:
+        return Reading(source.sensor, unit, round(source.read(), 3))
+    except Unavailable as error:
+        return Reading(source.sensor, unit, trouble=str(error))
 
 
-def describe(device: Device) -> str:
-    """Render an inventory for a person."""
-    board = device.board
-    mark = " (simulated: read from a recorded tree)" if board.simulated else ""
-    disk = "unknown" if device.free_disk_bytes is None else _size(device.free_disk_bytes)
-    rows = [
-        ("board", f"{board.kind}{mark}"),
-        ("model", board.model),
-        ("processor", f"{board.cores} cores, {board.cpu}, {board.arch}"),
-        ("memory", _size(board.memory_bytes)),
-        ("free disk", disk),
-        ("system", f"{board.os}, Python {board.python}"),
-        ("agent", f"edgepress {device.agent_version}, protocol {device.speaks[0]} to {device.speaks[1]}"),
-        *_rows("runtime", [f"{each.format}: {each.name} {each.version}" for each in device.runtimes]),
-        *_rows("sensor", [f"{each.quantity}: {each.name} ({each.scope})" for each in device.sensors]),
-    ]
-    return "\n".join(f"{label:<10} {value}".rstrip() for label, value in rows)
-
-
-def _rows(label: str, values: list[str]) -> list[tuple[str, str]]:
-    return [(label if i == 0 else "", value) for i, value in enumerate(values or ["none"])]
-
-
-def _size(count: int) -> str:
-    return f"{count / 1024**3:.1f} GiB"
+def _unit(source: sensors.Source) -> str:
+    if source.sensor.quantity == "power":
+        return "mW" if source.wraps_at_mj is None else "mJ"
+    if source.sensor.quantity == "temperature":
+        return "°C"
+    return "bits" if source.sensor.name == "pi-throttled" else "events"
 
 
 def _text(root: Path, path: str) -> str:
@@ -129,29 +151,9 @@ def _lines(text: str | None) -> list[str]:
 
 def _model(root: Path, arch: str) -> str:
     named = read_text(root / "proc/device-tree/model") or read_text(root / "sys/class/dmi/id/product_name")
-    return named or f"unnamed {arch} machine"
-
-
-def _cpu(cpuinfo: str) -> str:
-    name = _field(cpuinfo, "model name")
-    if name:
-        return name
-    implementer, part = _field(cpuinfo, "CPU implementer"), _field(cpuinfo, "CPU part")
-    if implementer == "0x4e":
-        return _NVIDIA_CORES.get(part, f"NVIDIA {part}")
-    return _ARM_CORES.get(part, f"Arm {part}") if part else ""
-
-
-def _field(text: str, name: str) -> str:
-    found = re.search(rf"^{re.escape(name)}\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else ""
-
-
-def _memory_bytes(meminfo: str) -> int:
-    total = _field(meminfo, "MemTotal")
-    return int(total.split()[0]) * 1024 if total else 0
+    return one_line(named or "", _MAX_MODEL) or f"unnamed {arch} machine"
 
 
 def _os(release: str) -> str:
     found = re.search(r'^PRETTY_NAME="?([^"\n]+)"?$', release, re.MULTILINE)
-    return found[1] if found else platform.system()
+    return (found and one_line(found[1], _MAX_MODEL)) or platform.system()

@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 from edgepress_protocol.errors import Unavailable
 from edgepress_protocol.messages import Telemetry
 
 from edgepress_agent import sensors
-from edgepress_agent.board.sysfs import is_simulated, read_text
+from edgepress_agent.board import memory, proc
+from edgepress_agent.board.sysfs import is_simulated
 from edgepress_agent.serving.serve import ServeStats
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 psutil.cpu_percent()  # starts the clock: the load is that since the last call, and the first answer is none
 
 
@@ -30,7 +34,7 @@ def read(root: Path, serve_stats: ServeStats | None, *, state_dir: Path | None =
     return Telemetry(
         uptime_s=_uptime_s(root),
         cpu_percent=None if is_simulated(root) else psutil.cpu_percent(),
-        memory_used_bytes=_memory_used_bytes(root),
+        memory_used_bytes=_of(root, memory.used_bytes),
         temperature_celsius=_value(next(iter(sensors.of(board, "temperature")), None)),
         # A counter has no power of a moment.
         power_mw=None if power is None or power.wraps_at_mj is not None else _value(power),
@@ -54,13 +58,13 @@ def _value(source: sensors.Source | None) -> float | None:
 
 
 def _uptime_s(root: Path) -> float:
-    text = read_text(root / "proc/uptime")
-    return float(text.split()[0]) if text else time.monotonic()
+    told = _of(root, proc.uptime_s)
+    return time.monotonic() if told is None else told
 
 
-def _memory_used_bytes(root: Path) -> int | None:
-    fields = dict(line.split(":", 1) for line in (read_text(root / "proc/meminfo") or "").splitlines() if ":" in line)
-    total, available = fields.get("MemTotal"), fields.get("MemAvailable")
-    if total is None or available is None:
+def _of(root: Path, read: Callable[[Path], T | None]) -> T | None:
+    try:
+        return read(root)
+    except Unavailable as error:
+        _log.debug("telemetry leaves a field blank: %s", error)
         return None
-    return (int(total.split()[0]) - int(available.split()[0])) * 1024

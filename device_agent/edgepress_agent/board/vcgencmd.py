@@ -1,4 +1,7 @@
-"""Raspberry Pi's `vcgencmd`; below a recorded tree, its recorded answers in fake/vcgencmd."""
+"""Raspberry Pi's firmware commands: by the kernel's mailbox, or by the program `vcgencmd` where that is missing.
+
+Below a recorded tree, its recorded answers in fake/vcgencmd.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,27 @@ from pathlib import Path
 
 from edgepress_protocol.errors import Unavailable
 
+from edgepress_agent.board import mailbox
 from edgepress_agent.board.sysfs import is_simulated, read_text
 
 _TIMEOUT_S = 2.0
+_UNKNOWN = "error=1"
+"""How the firmware begins its answer to a command that it does not know."""
 
 
 def ask(root: Path, command: str) -> str | None:
     """Return what the firmware answers; None where this is no Pi, or it does not know the command.
 
     Raises:
-        Unavailable: the tool is there and fails, as it does for a user outside the group `video`.
+        Unavailable: it is there and cannot be asked, as it is for a user outside the group `video`.
     """
-    answer = read_text(root / "fake/vcgencmd" / command) if is_simulated(root) else _run(command)
-    return None if answer is None or "error=1" in answer else answer
+    answer = read_text(root / "fake/vcgencmd" / command) if is_simulated(root) else _ask_here(root, command)
+    return None if answer is None or answer.startswith(_UNKNOWN) else answer
+
+
+def _ask_here(root: Path, command: str) -> str | None:
+    device = mailbox.device(root)
+    return _run(command) if device is None else mailbox.ask(device, command)
 
 
 def _run(command: str) -> str | None:
@@ -28,9 +39,13 @@ def _run(command: str) -> str | None:
     if tool is None:
         return None
     try:
-        done = subprocess.run([tool, command], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            [tool, command], capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unavailable(f"vcgencmd {command}: {error}") from error
-    if done.returncode != 0 and "error=1" not in done.stdout:
-        raise Unavailable(f"vcgencmd {command}: {(done.stderr or done.stdout).strip()}; is the user in group video?")
-    return done.stdout.strip()
+    said = done.stdout.strip()
+    if done.returncode != 0 and _UNKNOWN not in said:
+        raise Unavailable(f"vcgencmd {command}: {(done.stderr or said).strip()}; is the user in group video?")
+    # It says the code of an error first, the firmware's own words after it.
+    return said[said.index(_UNKNOWN) :] if _UNKNOWN in said else said

@@ -36,20 +36,36 @@ class Source:
     wraps_at_mj: float | None = None
 
 
+@dataclass(frozen=True)
+class Found:
+    """The sensors of a board, and a line for each one that is there and cannot be used."""
+
+    sources: tuple[Source, ...]
+    troubles: tuple[str, ...]
+
+
 @functools.lru_cache(maxsize=8)
+def look(root: Path) -> Found:
+    """Look for the board's sensors. They are looked for once: they do not come while an agent runs.
+
+    One that goes raises `Unavailable` whenever it is read.
+    """
+    sources, troubles = [], []
+    for name in (each.name for each in pkgutil.iter_modules(__path__) if not each.name.startswith("_")):
+        try:
+            source: Source | None = importlib.import_module(f"{__name__}.{name}").detect(root)
+        except Unavailable as error:
+            troubles.append(f"{name}: {error}")
+            _log.warning("sensor %s is there and cannot be used, so its readings stay blank: %s", name, error)
+            continue
+        if source is not None:
+            sources.append(source)
+    return Found(tuple(sources), tuple(troubles))
+
+
 def found(root: Path) -> tuple[Source, ...]:
-    """Return the board's sensors. They are looked for once: they do not come and go while an agent runs."""
-    detectors = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
-    return tuple(source for name in detectors if (source := _detect(name, root)) is not None)
-
-
-def _detect(name: str, root: Path) -> Source | None:
-    try:
-        source: Source | None = importlib.import_module(f"{__name__}.{name}").detect(root)
-    except Unavailable as error:
-        _log.warning("sensor %s is there and cannot be read, so its readings stay blank: %s", name, error)
-        return None
-    return source
+    """Return the board's sensors, those that can be used."""
+    return look(root).sources
 
 
 def power(sources: Sequence[Source]) -> Source | None:

@@ -1,8 +1,13 @@
-"""Which power rails make up the total: a parent rail is never added to its children."""
+"""Which power rails make up the total: a parent rail is never added to its children.
+
+Names as the device trees of NVIDIA's L4T give them, JetPack 4 to 6.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+
+from edgepress_protocol.errors import Unavailable
 
 TOTALS = (
     ("VDD_IN",),  # TX2, Xavier NX, Orin Nano, Orin NX: the module
@@ -13,9 +18,16 @@ TOTALS = (
 
 
 def total(rails: Mapping[str, Callable[[], float]]) -> Callable[[], float] | None:
-    """Return the reading of the whole module in mW, or None for a set of rails that nobody described yet."""
+    """Return the reading of the whole module in mW, or None where there are no rails.
+
+    Raises:
+        Unavailable: nobody described yet which of these rails make the total, or one of those is switched off.
+    """
+    if not rails:
+        return None
     wanted = next((names for names in TOTALS if all(name in rails for name in names)), None)
     if wanted is None:
-        return None
+        seen = ", ".join(sorted(rails))
+        raise Unavailable(f"which of the rails {seen} make up the total is not known; a guess would be no measurement")
     parts = [rails[name] for name in wanted]
     return lambda: sum(read() for read in parts)

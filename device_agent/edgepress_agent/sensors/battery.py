@@ -15,11 +15,10 @@ _RATE_HZ = 1.0
 
 
 def detect(root: Path) -> Source | None:
-    """Take the first battery that tells voltage and current."""
+    """Take the first battery that tells voltage and current and feeds the board, not a mouse."""
     for supply in sorted((root / "sys/class/power_supply").glob("*")):
-        if read_text(supply / "type") == "Battery" and all(
-            readable(supply / name) for name in ("voltage_now", "current_now")
-        ):
+        feeds_the_board = read_text(supply / "type") == "Battery" and read_text(supply / "scope") != "Device"
+        if feeds_the_board and all(readable(supply / name) for name in ("voltage_now", "current_now")):
             sensor = Sensor("battery", "power", "battery", is_simulated(root))
             return Source(sensor, partial(_read_mw, supply), _RATE_HZ)
     return None
@@ -27,6 +26,6 @@ def detect(root: Path) -> Source | None:
 
 def _read_mw(supply: Path) -> float:
     if read_text(supply / "status") != "Discharging":
-        raise Unavailable(f"{supply}: charging, so that its current is not the board's")
+        raise Unavailable(f"{supply}: it does not discharge, so that its current is not the board's")
     # Drivers disagree about the sign of a discharge.
     return number(supply / "voltage_now") * abs(number(supply / "current_now")) / 1e9

@@ -1,21 +1,23 @@
 """INA3221 of Jetson boards through hwmon (JetPack 5 and later): mV and mA per channel, no power file.
 
 A disabled channel answers ENODATA, one that leads nowhere is labelled NC, and channel 7 is a sum of shunts.
+Its files are read and never written: `samples` and `update_interval` are the user's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from edgepress_protocol.measurement import Sensor
 
-from edgepress_agent.board.sysfs import hwmon, is_simulated, number, read_int, read_text, readable
+from edgepress_agent.board.sysfs import hwmon, is_simulated, number, read_int, read_name, readable
 from edgepress_agent.sensors import Source
 from edgepress_agent.sensors._rails import total
 
 _RATE_HZ = 25.0
-"""Three channels convert in about 6.6 ms each, and a read may wait for one."""
+"""Three channels convert in about 6.6 ms together, and each read may wait for one."""
 
 
 def detect(root: Path) -> Source | None:
@@ -23,9 +25,9 @@ def detect(root: Path) -> Source | None:
     rails: dict[str, Callable[[], float]] = {}
     for chip in hwmon(root, "ina3221"):
         for channel in (1, 2, 3):
-            label = read_text(chip / f"in{channel}_label")
+            label = read_name(chip / f"in{channel}_label")
             if label and label != "NC" and _enabled(chip, channel):
-                rails[label] = _rail(chip, channel)
+                rails[label] = partial(_rail_mw, chip, channel)
     read = total(rails)
     if read is None:
         return None
@@ -33,8 +35,9 @@ def detect(root: Path) -> Source | None:
 
 
 def _enabled(chip: Path, channel: int) -> bool:
-    return read_int(chip / f"in{channel}_enable") != 0 and readable(chip / f"curr{channel}_input")
+    switch = chip / f"in{channel}_enable"
+    return (not readable(switch) or read_int(switch) != 0) and readable(chip / f"curr{channel}_input")
 
 
-def _rail(chip: Path, channel: int) -> Callable[[], float]:
-    return lambda: number(chip / f"in{channel}_input") * number(chip / f"curr{channel}_input") / 1000
+def _rail_mw(chip: Path, channel: int) -> float:
+    return number(chip / f"in{channel}_input") * number(chip / f"curr{channel}_input") / 1000
