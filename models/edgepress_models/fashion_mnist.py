@@ -11,48 +11,24 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from edgepress_models import finding, idx, packages, sources, splits
-from edgepress_models.sources import Gzip
+from edgepress_models import finding, mnist_family, packages, sources, splits
+from edgepress_models.mnist_family import CALIBRATE_EACH, VALIDATE_EACH, Images, Labels, Pixels
 
 SPLITS = splits.SPLITS
-CALIBRATE_EACH = 100
-VALIDATE_EACH = 500
 # Over all pixels of the 60,000 training images, scaled to [0, 1].
 MEAN = 0.2860
 STD = 0.3530
 
-IMAGES = {
-    "train": Gzip(
-        "train-images-idx3-ubyte.gz",
-        47_040_016,
-        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-    ),
-    "test": Gzip(
-        "t10k-images-idx3-ubyte.gz",
-        7_840_016,
-        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-    ),
-}
-LABELS = {
-    "train": Gzip(
-        "train-labels-idx1-ubyte.gz",
-        60_008,
-        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-    ),
-    "test": Gzip(
-        "t10k-labels-idx1-ubyte.gz",
-        10_008,
-        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-    ),
-}
+IMAGES = mnist_family.images(
+    train="c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    test="5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+)
+LABELS = mnist_family.labels(
+    train="bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    test="0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+)
 MEMBERS = (*IMAGES.values(), *LABELS.values())
 DEBIAN = packages.Debian("dataset-fashion-mnist", Path("usr/share/datasets/fashion-mnist"))
-
-Images = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.int64]
 
 
 def places(environment: Mapping[str, str]) -> sources.Places:
@@ -77,23 +53,14 @@ def load(split: str) -> tuple[Images, Labels]:
         ValueError: there is no such split.
         sources.DataMissing: the data set is in none of the places; the message says what to install.
     """
-    splits.check(split)
-    if split == "test":
-        images, labels = _official("test")
-    else:
-        images, labels = _official("train")
-        chosen = splits.cut(labels, CALIBRATE_EACH, VALIDATE_EACH)[split]
-        images, labels = images[chosen], labels[chosen]
-    return idx.normalised(images, labels, MEAN, STD)
+    return mnist_family.load(
+        split, _official, calibrate_each=CALIBRATE_EACH, validate_each=VALIDATE_EACH, mean=MEAN, std=STD
+    )
 
 
 @functools.cache
-def _official(part: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Return the official images (N, 28, 28) and labels (N,), as bytes."""
-    found = places(os.environ)
-    images = idx.parse(sources.read(IMAGES[part], found), dimensions=3)
-    labels = idx.parse(sources.read(LABELS[part], found), dimensions=1)
-    return images, labels
+def _official(part: str) -> tuple[Pixels, Pixels]:
+    return mnist_family.read(IMAGES[part], LABELS[part], places(os.environ))
 
 
 def _where() -> Iterator[str]:

@@ -20,49 +20,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgepress_models import finding, idx, npz, sources, splits
-from edgepress_models.sources import Gzip
+from edgepress_models import finding, mnist_family, npz, sources, splits
+from edgepress_models.mnist_family import CALIBRATE_EACH, VALIDATE_EACH, Images, Labels, Pixels
 
-CALIBRATE_EACH = 100
-VALIDATE_EACH = 500
 # Over all pixels of the 60,000 training images, scaled to [0, 1].
 MEAN = 0.1307
 STD = 0.3081
 
-IMAGES = {
-    "train": Gzip(
-        "train-images-idx3-ubyte.gz",
-        47_040_016,
-        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    ),
-    "test": Gzip(
-        "t10k-images-idx3-ubyte.gz",
-        7_840_016,
-        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    ),
-}
-LABELS = {
-    "train": Gzip(
-        "train-labels-idx1-ubyte.gz",
-        60_008,
-        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    ),
-    "test": Gzip(
-        "t10k-labels-idx1-ubyte.gz",
-        10_008,
-        "ff7bcfd416de33731a308c3f266cd351222c34898ecbeaf847f06e48f7ec33f2",
-    ),
-}
+IMAGES = mnist_family.images(
+    train="ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    test="0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+)
+LABELS = mnist_family.labels(
+    train="65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    test="ff7bcfd416de33731a308c3f266cd351222c34898ecbeaf847f06e48f7ec33f2",
+)
 MEMBERS = (*IMAGES.values(), *LABELS.values())
 # Of the labels and pixels as rows of 785 bytes, in ascending order.
 ROWS_SHA256 = {
     "train": "da6370735bf1d490f086dde49c15f2ed0480ad05dc7c70abf5d36bf471d5e312",
     "test": "0c7bc63f656fb2440dc2b5bea4ff3ac8632e305b73ec1dc88141a32d36204fac",
 }
-
-Images = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.int64]
-_Rows = npt.NDArray[np.uint8]
 
 
 def places(environment: Mapping[str, str]) -> sources.Places:
@@ -87,19 +65,18 @@ def load(split: str) -> tuple[Images, Labels]:
         ValueError: there is no such split.
         sources.DataMissing: the data set is in none of the places; the message says what to do.
     """
-    splits.check(split)
-    rows = _official("test" if split == "test" else "train")
-    if split != "test":
-        rows = rows[splits.cut(rows[:, 0], CALIBRATE_EACH, VALIDATE_EACH)[split]]
-    return idx.normalised(rows[:, 1:].reshape(-1, 28, 28), rows[:, 0], MEAN, STD)
+    return mnist_family.load(
+        split, _official, calibrate_each=CALIBRATE_EACH, validate_each=VALIDATE_EACH, mean=MEAN, std=STD
+    )
 
 
 @functools.cache
-def _official(part: str) -> _Rows:
-    return official(part, os.environ)
+def _official(part: str) -> tuple[Pixels, Pixels]:
+    rows = official(part, os.environ)
+    return rows[:, 1:].reshape(-1, 28, 28), rows[:, 0]
 
 
-def official(part: str, environment: Mapping[str, str]) -> _Rows:
+def official(part: str, environment: Mapping[str, str]) -> Pixels:
     """Return the official `train` or `test` images as rows of a label and 784 pixels, (N, 785), in one fixed order.
 
     Raises:
@@ -107,10 +84,7 @@ def official(part: str, environment: Mapping[str, str]) -> _Rows:
     """
     rows = _from_npz(part, environment)
     if rows is None:
-        found = places(environment)
-        images = idx.parse(sources.read(IMAGES[part], found), dimensions=3)
-        labels = idx.parse(sources.read(LABELS[part], found), dimensions=1)
-        rows = _rows(images, labels)
+        rows = _rows(*mnist_family.read(IMAGES[part], LABELS[part], places(environment)))
     return rows[splits.in_one_order(rows)]
 
 
@@ -118,10 +92,10 @@ def _npz(environment: Mapping[str, str]) -> Path:
     return sources.cache_root(environment) / "mnist.npz"
 
 
-def _from_npz(part: str, environment: Mapping[str, str]) -> _Rows | None:
+def _from_npz(part: str, environment: Mapping[str, str]) -> Pixels | None:
     """Return the rows of a checked file; None where it is not there, or is not MNIST, which is logged."""
 
-    def checked(arrays: Mapping[str, npt.NDArray[Any]]) -> _Rows:
+    def checked(arrays: Mapping[str, npt.NDArray[Any]]) -> Pixels:
         rows = _rows(arrays[f"{part}_images"], arrays[f"{part}_labels"])
         found = hashlib.sha256(np.sort(splits.whole(rows)).tobytes()).hexdigest()
         if found != ROWS_SHA256[part]:
@@ -131,7 +105,7 @@ def _from_npz(part: str, environment: Mapping[str, str]) -> _Rows | None:
     return npz.first(_npz(environment), checked)
 
 
-def _rows(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> _Rows:
+def _rows(images: Pixels, labels: Pixels) -> Pixels:
     return np.concatenate([labels.astype(np.uint8)[:, np.newaxis], images.reshape(len(images), -1)], axis=1)
 
 
