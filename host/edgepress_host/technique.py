@@ -18,6 +18,7 @@ from torch import nn
 from edgepress_host import techniques
 from edgepress_host.press.data import Samples
 from edgepress_host.press.loading import did_you_mean
+from edgepress_host.press.sensitivity import Memo, afresh
 from edgepress_host.press.training import Augment
 from edgepress_host.text import one_line
 
@@ -47,6 +48,9 @@ class Workbench(msgspec.Struct, frozen=True):
 
     note: Callable[[str], None]
     """Kept with the step's result and shown to the user, for instance the layers that were skipped."""
+
+    memo: Memo = afresh
+    """Numbers of models that are costly to measure on validate, by what they are of."""
 
     def calibration(self, count: int) -> np.ndarray:
         """Return the first samples of the calibrate split, shape (count, …)."""

@@ -57,9 +57,23 @@ class Gridded(Lowerable, Protocol):
         """Return the weight (C_out, …) and the scales (C_out,), float32."""
 
 
+@runtime_checkable
+class Stepped(Lowerable, Protocol):
+    """Such a layer that rounds what passes it to multiples of `scale`."""
+
+    @property
+    def scale(self) -> float:
+        """The step."""
+
+
 def lowerable(module: nn.Module) -> list[Lowerable]:
     """Return the layers of that kind."""
     return [layer for layer in module.modules() if isinstance(layer, Lowerable)]
+
+
+def stepped(module: nn.Module) -> list[nn.Module]:
+    """Return the layers that round activations."""
+    return [layer for layer in module.modules() if isinstance(layer, Stepped) and not isinstance(layer, Gridded)]
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Edits of a TFLite file that its converter has no option for: float borders, and weights packed into 4 bits."""
+"""Edits of a TFLite file that its converter has no option for: float borders, weights in 4 bits, nearest neighbours."""
 
 from __future__ import annotations
 
@@ -21,6 +21,29 @@ def finished(content: bytes) -> bytes:
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
     _float_borders(model)
     _pack_weights(model)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def with_nearest(content: bytes) -> bytes:
+    """Return a file that takes nearest neighbours as PyTorch's mode "nearest" does: at floor(place · in / out).
+
+    The converter (LiteRT Torch 0.10) asks for the one nearest to the middle of a pixel, which is another one but where
+    a size grows by a whole factor.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    resizing = {
+        number
+        for number, code in enumerate(model.operatorCodes)
+        if code.builtinCode == schema.BuiltinOperator.RESIZE_NEAREST_NEIGHBOR
+    }
+    found = [op for graph in model.subgraphs for op in graph.operators if op.opcodeIndex in resizing]
+    if not found:
+        return content
+    for op in found:
+        op.builtinOptions.halfPixelCenters = False
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 

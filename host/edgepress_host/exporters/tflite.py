@@ -19,7 +19,7 @@ from edgepress_protocol.manifest import Quantization, TensorSpec
 from torch import nn
 
 from edgepress_host.exporters import Gridded, Weight, lowerable
-from edgepress_host.exporters._tflite_edit import finished, with_grids
+from edgepress_host.exporters._tflite_edit import finished, with_grids, with_nearest
 from edgepress_host.press.quiet import quiet
 
 SUFFIX = ".tflite"
@@ -40,7 +40,7 @@ def export(module: nn.Module, example: np.ndarray) -> bytes:
     with quiet(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"model{SUFFIX}"
         converter.convert(ready, (sample,), quant_config=_integers() if whole else None).export(str(path))
-        content = path.read_bytes()
+        content = with_nearest(path.read_bytes())
     if not layers:
         return content
     return finished(content) if whole else with_grids(content, grids)

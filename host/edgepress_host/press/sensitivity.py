@@ -14,12 +14,16 @@ import torch
 from torch import nn
 
 from edgepress_host.press.data import Samples
+from edgepress_host.press.structure import digest
 from edgepress_host.press.training import first_output, one_thread
 
 Change = Callable[[nn.Module, str, float], nn.Module]
 """(model, layer's name, level) → a changed copy; level is a ratio or a number of bits."""
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
+Memo = Callable[[Sequence[str], Callable[[], float]], float]
+"""(what a number is of, how to measure it) → the number, which may come from the cache."""
+
 L = TypeVar("L", bound=nn.Module)
 
 
@@ -29,6 +33,11 @@ class Point(msgspec.Struct, frozen=True):
     layer: str
     level: float
     accuracy: float
+
+
+def afresh(_of: Sequence[str], measure: Callable[[], float]) -> float:
+    """Measure, where there is no cache: a Memo."""
+    return measure()
 
 
 def sweep(
@@ -49,11 +58,13 @@ def sweep(
     return points
 
 
-def scorer(samples: Samples, metric: Metric, *, batch: int = 256) -> Callable[[nn.Module], float]:
-    """Return what scores a torch module on samples, by its first output."""
+def scorer(samples: Samples, metric: Metric, memo: Memo, *, batch: int = 256) -> Callable[[nn.Module], float]:
+    """Return what scores a torch module on samples, by its first output; of equal modules, one is measured."""
 
     def score(model: nn.Module) -> float:
-        return float(metric(outputs_of(model, samples.x, batch=batch), samples.y))
+        return memo(
+            ("accuracy", digest(model)), lambda: float(metric(outputs_of(model, samples.x, batch=batch), samples.y))
+        )
 
     return score
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 from edgepress_protocol import codec
 from edgepress_protocol.errors import EdgepressError, Unavailable, UsageError
 from torch import Generator, Tensor, nn
 
 from edgepress_host import evaluate, exporters
-from edgepress_host.press import code, structure
+from edgepress_host.press import code, faithful, structure
 from edgepress_host.press.data import Data, Samples
 from edgepress_host.press.loaded import loaded_bytes
 from edgepress_host.press.loading import call_user, is_onnx_file, load_module, resolve_callable
@@ -163,11 +165,17 @@ class Workshop:
         entry = self.store.fetch(key)
         if entry is None:
             self.say(f"exporting to {format_}")
-            content = attempt(f"export to {format_}", lambda: exporters.get(format_).export(module, example))
+            content = attempt(f"export to {format_}", lambda: self._faithful(format_, module, example))
             counts = attempt("counting", lambda: count_module(module, example[:1]))
             entry = self.store.keep(key, fields_of(counts), {"graph": content})
         counts = msgspec.convert(entry.facts, Counts)
         return Pressed(entry.blobs["graph"], counts, module, digest, base)
+
+    def _faithful(self, format_: str, module: nn.Module, example: np.ndarray) -> bytes:
+        """Return the bytes of a file that answers as the module does. Raises Unfaithful."""
+        content = exporters.get(format_).export(module, example)
+        faithful.check(format_, content, module, self.data.split("calibrate").x)
+        return content
 
     def _remembered(self, key: str, base: str) -> tuple[nn.Module, dict[str, Any]] | None:
         if key in self._uncached:
@@ -203,8 +211,21 @@ class Workshop:
             metric=self.score,
             augment=self.augment,
             note=notes.append,
+            memo=self._known,
         )
         return bench, notes
+
+    def _known(self, of: Sequence[str], measure: Callable[[], float]) -> float:
+        """Return a number of some model on validate: a Memo."""
+        key = key_of("number", of, self.data.fingerprint("validate"), self._metric_key(), surroundings())
+        entry = self.store.fetch(key)
+        if entry is not None:
+            return float(entry.facts["value"])
+        value = measure()
+        # JSON has no NaN.
+        if math.isfinite(value):
+            self.store.keep(key, {"value": value}, {})
+        return value
 
     def _key(self, step: Technique, input_digest: str, format_: str = "") -> str:
         teacher = structure.digest(self.original()) if step.stage == "module" else ""

@@ -106,7 +106,7 @@ def by_sensitivity(
     model: nn.Module, offers: Mapping[str, Offer], bench: Workbench, *, max_drop: float, round_to: int
 ) -> dict[str, Choice]:
     """Choose for each layer the cheapest factors that alone cost at most `max_drop` of the metric on validate."""
-    score = scorer(bench.split("validate"), bench.metric)
+    score = scorer(bench.split("validate"), bench.metric, bench.memo)
     before = score(model)
     found: dict[str, Choice] = {}
     for name, offer in offers.items():

@@ -63,7 +63,7 @@ class BlockCut:
         self._count = count
         self._max_drop = max_drop
         self._example = torch.from_numpy(bench.calibration(2).copy())
-        self._score = scorer(bench.split("validate"), bench.metric)
+        self._score = scorer(bench.split("validate"), bench.metric, bench.memo)
         self._started = self._score(model)
         found = blocks(model, self._example)
         if not found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from edgepress_host.press.sensitivity import outputs_of, scorer, sweep
+from edgepress_host.press.structure import digest
 from edgepress_host.technique import StepFailed, Workbench
 from edgepress_host.techniques.quantize.simulation import Simulation, round_layer
 
@@ -71,7 +73,7 @@ def _within_drop(
     bench: Workbench,
     max_drop: float,
 ) -> dict[str, int]:
-    score = scorer(bench.split("validate"), bench.metric)
+    score = scorer(bench.split("validate"), bench.metric, bench.memo)
     least = score(model) - max_drop
     chosen, open_ = dict(simulation.bits), list(free)
     while (move := _next(chosen, costs, widths, open_)) is not None:
@@ -100,15 +102,22 @@ def _next(
 def _costs(model: nn.Module, simulation: Simulation, free: list[str], bench: Workbench) -> dict[tuple[str, int], float]:
     """Return what each layer alone costs at each level: accuracy lost, and a little for what moves the outputs."""
     samples = bench.split("validate")
-    score = scorer(samples, bench.metric)
-    base, exact = score(model), outputs_of(model, samples.x)
-    power = float(np.mean(np.square(exact))) or 1.0
+    score = scorer(samples, bench.metric, bench.memo)
+    base, whole_digest = score(model), digest(model)
     moved: dict[tuple[str, int], float] = {}
+
+    @functools.cache
+    def exact() -> np.ndarray:
+        return outputs_of(model, samples.x)
+
+    def error(changed: nn.Module) -> float:
+        power = float(np.mean(np.square(exact()))) or 1.0
+        return float(np.mean(np.square(outputs_of(changed, samples.x) - exact()))) / power
 
     def change(whole: nn.Module, name: str, level: float) -> nn.Module:
         changed = copy.deepcopy(whole)
         round_layer(simulation, changed, name, int(level))
-        moved[name, int(level)] = float(np.mean(np.square(outputs_of(changed, samples.x) - exact))) / power
+        moved[name, int(level)] = bench.memo(("moved", whole_digest, digest(changed)), lambda: error(changed))
         return changed
 
     points = sweep(model, dict.fromkeys(free, LEVELS[1:]), change, score, say=bench.say)
