@@ -47,19 +47,16 @@ def test_the_scale_of_batch_normalisation_decides(coupled, bench, notes):
         step(ratio=0.5, importance="bn_scale").apply_module(zoo.seeded(zoo.Stack), bench)
 
 
-def test_the_geometric_median_goes_first_and_not_the_smallest(bench):
-    model = zoo.seeded(zoo.Stack)
-    with torch.no_grad():
-        # On a line: the ones in the middle are near to all others, the small ones are far from most.
-        model.embed.weight.copy_(torch.arange(1.0, 17.0)[:, None].repeat(1, 8))
-        model.head.weight.fill_(1.0)
+def test_the_geometric_median_goes_first_and_not_the_smallest_or_what_is_near_the_mean(bench):
     line = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
+    sizes = [*range(1, 16), 100]
     with torch.no_grad():
-        line[1].weight.copy_(torch.arange(1.0, 17.0)[:, None].repeat(1, 48))
+        # On a line: the ones in the middle are near to all others, the small ones are far from most; the mean is 13.75.
+        line[1].weight.copy_(torch.tensor(sizes)[:, None].repeat(1, 48))
     pruned = step(ratio=0.5, importance="fpgm").apply_module(line, bench)
-    assert pruned[1].weight[:, 0].tolist() == [1, 2, 3, 4, 13, 14, 15, 16]
+    assert pruned[1].weight[:, 0].tolist() == [1, 2, 3, 4, 13, 14, 15, 100]
     small = step(ratio=0.5, importance="l2").apply_module(line, bench)
-    assert small[1].weight[:, 0].tolist() == list(range(9, 17))
+    assert small[1].weight[:, 0].tolist() == sizes[8:]
 
 
 def test_by_taylor_what_changes_the_loss_least_goes_however_large(bench):

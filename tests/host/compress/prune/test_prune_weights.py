@@ -71,8 +71,15 @@ def test_two_of_every_four_inputs_stay_in_the_exported_file(coupled, bench, note
     }
     dense = stored.get((24, 128)) or stored[(128, 24)]
     assert dense.nonzero == dense.elements // 2
-    other = step(kind="magnitude", pattern="1:4").apply_module(coupled, bench)
-    assert zeros(other.hidden) == 0.75
+
+
+def test_of_every_group_the_largest_stays(coupled, bench):
+    pruned = step(kind="magnitude", pattern="1:4").apply_module(coupled, bench)
+    assert zeros(pruned.hidden) == 0.75
+    kept, sizes = (
+        weight.detach().reshape(-1, 4) for weight in (pruned.hidden.weight != 0, coupled.hidden.weight.abs())
+    )
+    assert torch.equal(kept.int().argmax(dim=1), sizes.argmax(dim=1))
 
 
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
