@@ -14,7 +14,15 @@ from edgepress_host.press.training import LearningRate
 from edgepress_host.technique import Stage, StepFailed, Trait, Workbench, check_patterns, for_layer
 from edgepress_host.techniques.qat.capture import NotCaptured, capture
 from edgepress_host.techniques.qat.program import BASE
-from edgepress_host.techniques.qat.rounding import Weighted, freeze, others, round_activations, round_weights, weighted
+from edgepress_host.techniques.qat.rounding import (
+    Weighted,
+    freeze,
+    hold_scales,
+    others,
+    round_activations,
+    round_weights,
+    weighted,
+)
 
 Bits = Literal[8, 4, 2, 1]
 
@@ -27,7 +35,7 @@ class QatLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Qat(Taught, frozen=True):
-    """Train with weights of `bits` and activations of 8 bits (or none), whose scales learn, too.
+    """Train with weights of `bits` and activations of 8 bits (or none), whose scales learn, too, unless they are fixed.
 
     It concerns Conv1d, Conv2d and Linear; the first and the last of them have `edges` bits, unless `layers` or `types`
     says otherwise. Weights have a symmetric grid per output channel, activations an asymmetric one per tensor, which
@@ -46,6 +54,7 @@ class Qat(Taught, frozen=True):
     bits: Bits = 8
     activations: Literal[8, "none"] = 8
     edges: Bits = 8
+    scales: Literal["learned", "fixed"] = "learned"
     observe: Annotated[int, msgspec.Meta(ge=1)] = 256
     skip: bool = False
     epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
@@ -86,6 +95,8 @@ class Qat(Taught, frozen=True):
         round_weights(program, bits)
         if self.activations == 8:
             round_activations(program, [layer for layer in layers if layer.weight in bits], samples)
+        if self.scales == "fixed":
+            hold_scales(program)
         self.train(program, bench, self.lesson(bench))
         self._tell(bits, others(captured, layers), bench)
         return freeze(program)

@@ -69,6 +69,14 @@ def round_activations(program: Program, layers: Collection[Weighted], samples: n
     program.rewrite(nodes)
 
 
+def hold_scales(program: Program) -> None:
+    """Keep all scales and zero points where they start; gradients still pass straight through the rounding."""
+    for layer in program.children():
+        if isinstance(layer, LearnedWeight | LearnedRange):
+            for name, parameter in layer.named_parameters():
+                parameter.requires_grad_(name == "weight")
+
+
 def freeze(program: Program) -> Program:
     """Replace the quantizers that learned by what exports, in place."""
     for name, layer in list(program.named_children()):

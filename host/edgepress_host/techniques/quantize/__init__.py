@@ -110,6 +110,8 @@ class Quantize(Technique, frozen=True):
         self._refuse(given, ("bits",), self.mixed is not None, "no mixed, which chooses the bits itself")
         self._refuse(given, ("block_size",), not block, "granularity block")
         self._refuse(given, ("percentile",), self.calibration != "percentile", "calibration percentile")
+        wide = self.activations == 16 and self.calibration == "entropy"
+        self._refuse(given, ("calibration",), wide, "activations of 8 bits for entropy")
         self._refuse(given, ("alpha",), self.equalize != "smooth", "equalize smooth")
         self._refuse(given, ("rounding_steps",), self.rounding != "adaround", "rounding adaround")
         seen = self.mode == "static" or bool(given & {"equalize", "bias_correction", "rounding"})

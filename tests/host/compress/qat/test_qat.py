@@ -78,6 +78,19 @@ def test_layers_have_the_bits_asked_for_and_the_first_and_the_last_those_of_the_
     assert bits(types={"Linear": {"bits": 4}}, layers={"head": {"bits": 2}}) == [8, 8, 8, 4, 2]
 
 
+def test_fixed_scales_stay_where_they_start_while_the_weights_learn():
+    options = {"bits": 4, "lr": 1e-2, "samples": 128}
+    at_first, fixed, learned = (
+        [module for module in qat(**more).children() if hasattr(module, "scale")]
+        for more in ({"bits": 4} | UNTRAINED, options | {"scales": "fixed"}, options)
+    )
+    assert len(at_first) > 5
+    for start, held, moved in zip(at_first, fixed, learned, strict=True):
+        np.testing.assert_allclose(held.scale, start.scale, rtol=1e-6)
+        assert not np.allclose(moved.scale, start.scale, rtol=1e-3)
+        assert not hasattr(held, "weight") or not torch.equal(held.weight, start.weight)
+
+
 def test_a_layer_can_be_left_out_by_name_and_by_type():
     left = weights_of(qat(layers={"block.*": {"skip": True}}, **UNTRAINED))
     assert set(left) == {"stem", "hidden", "head"}

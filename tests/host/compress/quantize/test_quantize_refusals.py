@@ -14,6 +14,7 @@ from quantize_lab import made_from
         ({"mode": "fp16", "bits": 4}, "bits: needs another mode than fp16 and bf16"),
         ({"mode": "bf16", "equalize": "smooth"}, "equalize: needs another mode"),
         ({"mode": "dynamic", "activations": 16}, "activations: needs mode static"),
+        ({"mode": "static", "activations": 16, "calibration": "entropy"}, "calibration: needs activations of 8 bits"),
         ({"mode": "dynamic", "calibration": "mse"}, "calibration: needs mode static"),
         ({"mode": "static", "granularity": "block"}, "granularity: needs mode weight_only or dynamic for blocks"),
         ({"mode": "weight_only", "granularity": "block", "bits": 1}, "granularity: needs more than 1 bit for blocks"),
