@@ -86,9 +86,9 @@ def test_a_weight_that_is_gone_stays_gone_however_much_the_optimiser_wants_it():
     assert not torch.signbit(layer.weight).any()
 
 
-@pytest.mark.parametrize(("iterations", "ratios"), [(2, [0.75, 0.9375]), (4, [0.5, 0.75, 0.875, 0.9375])])
-def test_rounds_take_the_same_part_of_what_is_left_and_train_after_each(iterations, ratios, coupled, bench):
-    seen, said = {}, []
+def watched(model):
+    """The same net, and the sparsities that one of its layers has while it trains, each once."""
+    seen = {}
 
     class Watched(zoo.Coupled):
         def forward(self, x):
@@ -96,8 +96,30 @@ def test_rounds_take_the_same_part_of_what_is_left_and_train_after_each(iteratio
                 seen[zeros(self.hidden)] = None
             return super().forward(x)
 
-    original = zoo.seeded(Watched)
-    original.load_state_dict(coupled.state_dict())
+    same = zoo.seeded(Watched)
+    same.load_state_dict(model.state_dict())
+    return same, seen
+
+
+@pytest.mark.parametrize(
+    ("schedule", "ratios"),
+    [
+        ("constant", [0.0, 0.9]),
+        ("linear", [0.0, 0.18, 0.36, 0.54, 0.72]),
+        ("polynomial", [0.0, 0.4392, 0.7056, 0.8424, 0.8928]),
+    ],
+)
+def test_each_schedule_comes_to_the_ratio_in_its_own_way(schedule, ratios, coupled, bench):
+    original, seen = watched(coupled)
+    # Six steps; the last mask comes after the last of them.
+    step(kind="magnitude", ratio=0.9, schedule=schedule, epochs=2, frequency=1, end=1.0).apply_module(original, bench)
+    assert [*seen] == pytest.approx(ratios, abs=1e-3)
+
+
+@pytest.mark.parametrize(("iterations", "ratios"), [(2, [0.75, 0.9375]), (4, [0.5, 0.75, 0.875, 0.9375])])
+def test_rounds_take_the_same_part_of_what_is_left_and_train_after_each(iterations, ratios, coupled, bench):
+    said = []
+    original, seen = watched(coupled)
     options = {"kind": "magnitude", "ratio": 0.9375, "epochs": 1, "lr": 5e-3}
     telling = msgspec.structs.replace(bench, say=said.append)
     pruned = step(**options, schedule="iterative", iterations=iterations).apply_module(original, telling)
