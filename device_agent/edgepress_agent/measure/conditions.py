@@ -2,52 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+from edgepress_protocol.errors import Unavailable
 from edgepress_protocol.measurement import Conditions
 
 from edgepress_agent import sensors
-from edgepress_agent.board.sysfs import read_int, read_text
+from edgepress_agent.board import cpufreq, proc
 
-_CPU = "sys/devices/system/cpu"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Conditions, and what only differences or notes can say: throttling events and the power mode."""
+    """Conditions, and what only differences or notes can say: throttling events, the power mode, failed readings."""
 
     conditions: Conditions
     throttle_events: int | None
     power_mode: str | None
+    troubles: tuple[str, ...] = ()
 
 
 def read(sources: Sequence[sensors.Source], root: Path) -> Snapshot:
-    """Read the board's state; what it does not have is None.
+    """Read the board's state; what it does not have is None, and so is what fails, which `troubles` then tells."""
+    troubles: list[str] = []
 
-    Raises:
-        Unavailable: a sensor that is there cannot be read.
-    """
-    temperature = next(iter(sensors.of(sources, "temperature")), None)
-    throttling = {source.sensor.name: int(source.read()) for source in sensors.of(sources, "throttling")}
-    load = read_text(root / "proc/loadavg")
-    return Snapshot(
-        Conditions(
-            governor=read_text(root / _CPU / "cpu0/cpufreq/scaling_governor"),
-            frequency_hz=_frequency_hz(root),
-            temperature_celsius=None if temperature is None else temperature.read(),
-            throttle_bits=throttling.get("pi-throttled"),
-            load_1min=None if load is None else float(load.split()[0]),
-        ),
-        throttling.get("soctherm-oc"),
-        read_text(root / "var/lib/nvpmodel/status"),
+    def told(what: str, reading: Callable[[], T]) -> T | None:
+        try:
+            return reading()
+        except Unavailable as error:
+            troubles.append(f"{what} stays blank: {error}")
+            return None
+
+    def sensed(quantity: str, name: str = "") -> float | None:
+        every = [source for source in sensors.of(sources, quantity) if name in ("", source.sensor.name)]
+        return told(every[0].sensor.name, every[0].read) if every else None
+
+    throttle_bits, throttle_events = sensed("throttling", "pi-throttled"), sensed("throttling", "soctherm-oc")
+    conditions = Conditions(
+        governor=told("governor", partial(cpufreq.governor, root)),
+        frequency_hz=told("clock", partial(cpufreq.frequency_hz, root)),
+        temperature_celsius=sensed("temperature"),
+        throttle_bits=None if throttle_bits is None else int(throttle_bits),
+        load_1min=told("load", partial(proc.load_1min, root)),
     )
+    mode = told("power mode", partial(cpufreq.power_mode, root))
+    return Snapshot(conditions, None if throttle_events is None else int(throttle_events), mode, tuple(troubles))
 
 
 def notes(before: Snapshot, after: Snapshot) -> tuple[str, ...]:
     """Say what the fields of `Conditions` have no place for."""
-    lines = []
+    lines = list(dict.fromkeys((*before.troubles, *after.troubles)))
     if after.power_mode is not None:
         lines.append(f"power mode {after.power_mode}")
     if before.throttle_events is not None and after.throttle_events is not None:
@@ -55,9 +64,3 @@ def notes(before: Snapshot, after: Snapshot) -> tuple[str, ...]:
         if new:
             lines.append(f"the board throttled {new} times for over-current while this was measured")
     return tuple(lines)
-
-
-def _frequency_hz(root: Path) -> int | None:
-    """Return the fastest core's clock: the tight loop runs there."""
-    clocks = [read_int(path) for path in (root / _CPU).glob("cpu[0-9]*/cpufreq/scaling_cur_freq")]
-    return max((khz * 1000 for khz in clocks if khz is not None), default=None)

@@ -10,10 +10,11 @@ from statistics import median
 
 from edgepress_protocol.errors import Unavailable
 from edgepress_protocol.manifest import Manifest
-from edgepress_protocol.measurement import Accuracy, Latency, Measurement
+from edgepress_protocol.measurement import Accuracy, Energy, Latency, Measurement
 from edgepress_protocol.messages import Failed, Measured, ProfileOptions, Trial
 
 from edgepress_agent import sensors
+from edgepress_agent.board.emulation import emulated
 from edgepress_agent.measure import conditions, energy
 from edgepress_agent.measure.needs import unmet
 from edgepress_agent.measure.pipe import (
@@ -81,10 +82,7 @@ async def _measure(job: Job, options: ProfileOptions, root: Path, on_phase: OnPh
         warm = await child.ask(WarmUp(options.warmup_runs, options.warmup_s), Warm)
         on_phase("measuring", f"timing {options.windows} windows of {options.window_s:g} s")
         latency, timing = await _time(child, options, on_phase)
-        net = None
-        power = sensors.power(board)
-        if options.energy and power is not None:
-            net = await energy.measure(child, power, options.window_s, lambda text: on_phase("measuring", text))
+        net, power_lost = await _energy(child, sensors.power(board) if options.energy else None, options, on_phase)
         accuracy = await _evaluate(child, job, on_phase)
     after = await asyncio.to_thread(conditions.read, board, root)
     return Measured(
@@ -103,7 +101,14 @@ async def _measure(job: Job, options: ProfileOptions, root: Path, on_phase: OnPh
             energy=net,
             golden_max_error=None if golden is None else golden.max_error,
             simulated=root != Path("/"),
-            notes=_notes(options, opened) + timing + conditions.notes(before, after),
+            emulated=emulated(),
+            notes=(
+                *_notes(options, opened),
+                *timing,
+                *power_lost,
+                *(f"no readings of {trouble}" for trouble in sensors.look(root).troubles),
+                *conditions.notes(before, after),
+            ),
         )
     )
 
@@ -141,6 +146,18 @@ async def _time(child: Worker, options: ProfileOptions, on_phase: OnPhase) -> tu
     second = summarise(await child.ask(question, Timed))
     line = f"timed twice: the windows spread by {first.spread:.1%}, then {second.spread:.1%}; the steadier one stands"
     return min(first, second, key=lambda each: each.spread), (line,)
+
+
+async def _energy(
+    child: Worker, power: sensors.Source | None, options: ProfileOptions, on_phase: OnPhase
+) -> tuple[Energy | None, tuple[str, ...]]:
+    """Measure the energy, or say why it stays blank: a sensor that fails takes nothing else with it."""
+    if power is None:
+        return None, ()
+    try:
+        return await energy.measure(child, power, options.window_s, lambda text: on_phase("measuring", text)), ()
+    except Unavailable as error:
+        return None, (f"energy stays blank: {error}",)
 
 
 def summarise(timed: Timed) -> Latency:
