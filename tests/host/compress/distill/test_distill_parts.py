@@ -114,7 +114,7 @@ def test_attention_averages_maps_of_different_sizes_and_leaves_flat_layers_to_th
     own, teacher = torch.rand(2, 3, 3, 3), torch.rand(2, 5, 6, 6)
     assert losses.attention(own, teacher) > 0
     flat = functional.adaptive_avg_pool2d(teacher.square().mean(1, keepdim=True), 3)
-    assert losses.attention(flat.sqrt(), teacher) < 1e-9
+    assert losses.attention(3 * flat.sqrt(), teacher) < 1e-9
 
 
 def test_a_student_is_nearer_to_its_teacher_than_one_that_saw_the_labels_alone(bench, alone, held_out):
