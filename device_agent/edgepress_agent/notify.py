@@ -45,6 +45,8 @@ class Supervisor:
         # A name that begins with @ is one of the abstract name space.
         address = f"\0{self.address[1:]}" if self.address.startswith("@") else self.address
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            # A supervisor that does not read must not hold the agent up.
+            sender.setblocking(False)
             try:
                 sender.sendto(message.encode(), address)
             except OSError as error:

@@ -78,3 +78,10 @@ def test_what_the_agent_starts_does_not_speak_for_it_and_another_process_watchdo
 def test_a_supervisor_that_is_gone_is_no_trouble(tmp_path):
     supervisor({"NOTIFY_SOCKET": str(tmp_path / "gone"), "WATCHDOG_USEC": "nonsense"}).ready()
     supervisor({}).status("nobody listens")
+
+
+def test_a_supervisor_that_does_not_read_holds_nothing_up(systemd):
+    _, name = systemd
+    said = supervisor({"NOTIFY_SOCKET": name})
+    for number in range(10_000):  # more than any queue of datagrams takes
+        said.status(f"line {number}")
