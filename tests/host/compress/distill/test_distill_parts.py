@@ -9,7 +9,7 @@ from distill_lab import SHORT, distilled, features
 from edgepress_host.press import structure
 from edgepress_host.technique import StepFailed
 from edgepress_host.techniques.distill import lesson, losses
-from technique_lab import answers
+from technique_lab import answers, noise
 from torch import nn
 from torch.nn import functional
 
@@ -129,6 +129,21 @@ def test_the_relational_losses_are_nought_for_scaled_and_turned_features():
     for loss in (losses.distance, losses.angle):
         assert float(loss(3 * found @ turned, found)) == pytest.approx(0, abs=1e-10)
         assert float(loss(found.square(), found)) > 1e-3
+
+
+def test_distances_are_those_of_all_pairs_and_angles_those_of_all_triples():
+    own, other = noise(5, 4, seed=1).double(), noise(5, 3, seed=2).double()
+
+    def distances(rows):
+        return torch.pdist(rows) / torch.pdist(rows).mean()
+
+    def cosines(rows):
+        sides = functional.normalize(rows[None] - rows[:, None], dim=-1)
+        return sides @ sides.transpose(1, 2)
+
+    for loss, measured in ((losses.distance, distances), (losses.angle, cosines)):
+        wanted = functional.smooth_l1_loss(measured(own), measured(other))
+        assert float(loss(own, other)) == pytest.approx(float(wanted), rel=1e-6)
 
 
 def test_features_that_are_all_alike_give_finite_slopes():
