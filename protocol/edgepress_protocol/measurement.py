@@ -113,7 +113,8 @@ class Memory(msgspec.Struct, frozen=True):
 class Energy(msgspec.Struct, frozen=True):
     """Energy of one inference net of idle, with its 95 % t-interval over `pairs` idle/load pairs.
 
-    `mj_per_inference` is None where the interval spans zero: below the sensor's resolution.
+    `mj_per_inference` is None where the interval spans zero, which is below the sensor's resolution, and where
+    `invalid` says why the pairs cannot be trusted.
     """
 
     mj_per_inference: float | None
@@ -125,6 +126,96 @@ class Energy(msgspec.Struct, frozen=True):
     sensor: Name
     scope: Name
     simulated: bool
+    invalid: Text = ""
+
+
+class Paced(msgspec.Struct, frozen=True):
+    """Latency of inferences that begin `rate_hz` times a second, the processor idle between them.
+
+    A run that takes longer than the period pushes the next one to the next free beat; `late` counts the beats lost.
+    """
+
+    rate_hz: float
+    runs: int
+    late: int
+    p50_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    max_ms: float
+    histogram: Histogram
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What `runs` untimed inferences in a tight loop cost: processor time of all threads, and page faults."""
+
+    runs: int
+    cpu_ms_per_inference: float
+    minor_faults: int
+    major_faults: int
+
+
+class AtThreads(msgspec.Struct, frozen=True):
+    """Latency in a tight loop with another number of threads, in a process of its own."""
+
+    threads: int
+    p50_ms: float
+    p95_ms: float
+    spread: float
+    runs: int
+
+
+class Layer(msgspec.Struct, frozen=True):
+    """One layer's time, from a run of its own under the runtime's profiler, which slows it: read shares."""
+
+    name: Text
+    operator: Text
+    mean_ms: float
+    share: float
+
+
+class Stretch(msgspec.Struct, frozen=True):
+    """One part of a long load: latency in it, and the board at its end."""
+
+    seconds: float
+    runs: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    temperature_celsius: float | None = None
+    frequency_hz: int | None = None
+
+
+class Soak(msgspec.Struct, frozen=True):
+    """A long load: its first minute, and its last, when the board has become as warm as it will.
+
+    `settled` tells whether the temperature stood still in the last part; None where the board tells none. `p50_ms`
+    is the course: one median for each `slice_s`.
+    """
+
+    seconds: float
+    first: Stretch
+    steady: Stretch
+    settled: bool | None
+    throttled: bool
+    slice_s: float
+    p50_ms: tuple[float, ...]
+
+
+class Quiet(msgspec.Struct, frozen=True):
+    """How quiet the board was, before a trial and while it was timed; what could not be read is None.
+
+    `busy_cores` is processor time that others than the measured process took, as a number of cores: in the check
+    before, and while the headline was timed. `disturbed` says why the trial cannot be trusted as one of a quiet board
+    can, empty where nothing was amiss; a disturbed trial is made once more, so that `attempts` is 1 or 2.
+    """
+
+    busy_cores_before: float | None = None
+    busy_cores: float | None = None
+    celsius_per_minute: float | None = None
+    power_mode: str | None = None
+    attempts: int = 1
+    disturbed: tuple[Text, ...] = ()
 
 
 class Accuracy(msgspec.Struct, frozen=True):
@@ -154,3 +245,9 @@ class Measurement(msgspec.Struct, frozen=True):
     simulated: bool = False
     emulated: bool = False
     notes: tuple[Text, ...] = ()
+    paced: Paced | None = None
+    usage: Usage | None = None
+    sweep: tuple[AtThreads, ...] = ()
+    layers: tuple[Layer, ...] = ()
+    soak: Soak | None = None
+    quiet: Quiet | None = None

@@ -22,6 +22,7 @@ TrialId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 DeploymentId = TrialId
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+Threads = Annotated[int, msgspec.Meta(ge=1, le=256)]
 
 
 class Signed(msgspec.Struct, frozen=True):
@@ -38,19 +39,25 @@ class ProfileOptions(msgspec.Struct, frozen=True):
     """How a trial is measured.
 
     `memory_limit_bytes` is the address space that the model may take above the empty runtime's own;
-    `when_busy` measures even while the board's serving model has requests.
+    `when_busy` measures even while the board's serving model has requests. `paced_hz` is the rate of the paced
+    latency, 0 for none; `sweep_threads` are numbers of threads to time beside `threads`; `layers` asks for times per
+    layer; `soak_s` for a load so long, which `timeout_s` does not count.
     """
 
     windows: Annotated[int, msgspec.Meta(ge=1, le=100)] = 5
     window_s: Seconds = 10.0
     warmup_runs: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 10
     warmup_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0.5
-    threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    threads: Threads = 1
     batch: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
     timeout_s: Seconds = 600.0
     memory_limit_bytes: Annotated[int, msgspec.Meta(ge=1)] | None = None
     energy: bool = True
     when_busy: bool = False
+    paced_hz: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 20.0
+    sweep_threads: Annotated[tuple[Threads, ...], msgspec.Meta(max_length=16)] = ()
+    layers: bool = False
+    soak_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0
 
 
 class Trial(msgspec.Struct, frozen=True):

@@ -16,15 +16,22 @@ from edgepress_protocol.histogram import Histogram
 from edgepress_protocol.manifest import EvaluationSet, Golden, Manifest, Quantization, TensorSpec
 from edgepress_protocol.measurement import (
     Accuracy,
+    AtThreads,
     Board,
     Conditions,
     Device,
     Energy,
     Latency,
+    Layer,
     Measurement,
     Memory,
+    Paced,
+    Quiet,
     Runtime,
     Sensor,
+    Soak,
+    Stretch,
+    Usage,
     Window,
 )
 from edgepress_protocol.signing import PrivateKey
@@ -67,11 +74,24 @@ _MEASUREMENT = Measurement(
     0.0,
 )
 _TRIAL = m.Trial("0" * 32, "a" * 64, EvaluationSet(_BLOB, 100))
+_STRETCH = Stretch(60.0, 60_000, 0.9, 1.1, 1.2, 61.5, 2_400_000_000)
+_DEEPER = msgspec.structs.replace(
+    _MEASUREMENT,
+    energy=Energy(None, 1.25, 1.75, 2500.0, 4000.0, 6, "pmic", "pmic-rails", False, "the board throttled"),
+    paced=Paced(20.0, 200, 1, 2.5, 2.75, 3.0, 3.5, 4.0, Histogram.of([2_500_000])),
+    usage=Usage(1000, 0.9, 12, 1),
+    sweep=(AtThreads(2, 0.5, 0.75, 0.02, 2000),),
+    layers=(Layer("conv1", "Conv", 0.25, 0.5),),
+    soak=Soak(600.0, _STRETCH, _STRETCH, True, False, 10.0, (0.9, 0.95)),
+    quiet=Quiet(0.25, 0.5, 1.5, "pmode:0002", 2, ("others kept 0.5 of 4 cores busy",)),
+)
+_OPTIONS = m.ProfileOptions(paced_hz=10.0, sweep_threads=(2, 4), layers=True, soak_s=600.0)
 _SIGNED = PrivateKey(bytes(32), "golden").sign("manifest", b"payload")
 
 TO_DEVICE: dict[str, msgspec.Struct] = {
     "want": m.Want("home", "pi-1", 7, 1, m.Deployment("1" * 32, "a" * 64), (_TRIAL,), (_SIGNED,)),
     "want-empty": m.Want("home", "pi-1", 1, 1),
+    "want-deeper": m.Want("home", "pi-1", 8, 1, trials=(m.Trial("0" * 32, "a" * 64, options=_OPTIONS),)),
     "host": m.HostState("session", True, (1, 1)),
     "host-2": m.HostState("session", True, (1, 2)),
     "manifest": _MANIFEST,
@@ -82,6 +102,7 @@ TO_HOST: dict[str, msgspec.Struct] = {
     "state": m.State("session", _DEVICE, 7, _ACTIVE, None, m.DeploymentStatus("1" * 32, "active"), 2, True),
     "need": m.Need("b" * 64, 5120, to_bitmap([0, 3], 5), 8, True),
     "report-measured": m.Report("0" * 32, "a" * 64, m.Measured(_MEASUREMENT)),
+    "report-deeper": m.Report("0" * 32, "a" * 64, m.Measured(_DEEPER)),
     "report-failed": m.Report("0" * 32, "a" * 64, m.Failed("timeout", "no answer within 600 s")),
     "progress": m.Progress("0" * 32, "measuring", "window 2 of 5"),
     "telemetry": m.Telemetry(12.5, 3.0, 1 << 30, 45.5, None, 1 << 33, 10, 0, 1.25),
