@@ -67,6 +67,9 @@ def test_without_keep_zeros_they_are_values_like_all_others(pressed):
     found, _ = pressed(before, bits=1, keep_zeros=False)
     assert not (weight_of(found, "hidden") == 0).any()
     assert distinct(weight_of(found, "hidden")) == 2
+    kept, _ = pressed(before, bits=1)
+    assert torch.equal(weight_of(kept, "hidden") == 0, weight_of(before, "hidden") == 0)
+    assert distinct(weight_of(kept, "hidden")) == 2
 
 
 def test_gradients_move_the_values_and_better_the_loss(pressed, bench):

@@ -101,6 +101,9 @@ def test_hints_can_come_first_and_then_leave_what_is_above_them_alone(bench):
     first = distilled(telling, **SHORT, hint=1.0, hint_epochs=2, features={"stem": "stem"})
     assert (said[0][:9], said[-1][:9]) == ("epoch 1/2", "epoch 3/3")
     assert structure.digest(first) != structure.digest(distilled(bench, **SHORT, hint=1.0, features={"stem": "stem"}))
+    # Hints alone have no weight, and after their epochs they have ended.
+    heavier = distilled(bench, **SHORT, hint=5.0, hint_epochs=2, features={"stem": "stem"})
+    assert structure.digest(first) == structure.digest(heavier)
 
 
 def test_attention_averages_maps_of_different_sizes_and_leaves_flat_layers_to_the_other_parts(bench):
