@@ -18,6 +18,7 @@ from edgepress_host.press.quiet import quiet
 from edgepress_host.technique import StepFailed
 from edgepress_host.techniques.quantize import onnx_blocks as blocks
 from edgepress_host.techniques.quantize.grid import Integers
+from edgepress_host.techniques.quantize.onnx_sharing import share_grids
 from edgepress_host.techniques.quantize.onnx_weights import (
     BYTE,
     Held,
@@ -133,7 +134,7 @@ def to_static(content: bytes, plan: WeightPlan, activations: ActivationPlan) -> 
         )
         made = onnx.load(target)
         _say_what_has_no_kernel(made, chosen, plan)
-        return _finish(_packed(made, found))
+        return _finish(share_grids(_packed(made, found)))
 
 
 def layers(content: bytes) -> dict[str, tuple[str, str]]:
