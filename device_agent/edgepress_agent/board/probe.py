@@ -5,7 +5,6 @@ Read from /proc, /sys and the device tree, below a root that may be a recorded t
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -17,7 +16,7 @@ from edgepress_protocol.errors import Unavailable
 from edgepress_protocol.measurement import Board, Device, Sensor
 from edgepress_protocol.version import SPOKEN
 
-from edgepress_agent import runtimes, sensors
+from edgepress_agent import installed, runtimes, sensors
 from edgepress_agent.board import cpufreq, identity, memory, proc
 from edgepress_agent.board.emulation import emulated
 from edgepress_agent.board.sysfs import is_simulated, one_line, read_text
@@ -75,7 +74,7 @@ def inventory(root: Path, *, device_id: str, state_dir: Path) -> Device:
     return Device(
         id=device_id,
         board=board(root),
-        agent_version=importlib.metadata.version("edgepress"),
+        agent_version=installed.version("edgepress") or "unknown",
         speaks=SPOKEN,
         runtimes=runtimes.installed(),
         sensors=tuple(source.sensor for source in sensors.found(root)),

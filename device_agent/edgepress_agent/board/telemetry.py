@@ -9,18 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import psutil
 from edgepress_protocol.errors import Unavailable
 from edgepress_protocol.messages import Telemetry
 
 from edgepress_agent import sensors
 from edgepress_agent.board import memory, proc
+from edgepress_agent.board.load import Load
 from edgepress_agent.board.sysfs import is_simulated
 from edgepress_agent.serving.serve import ServeStats
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
-psutil.cpu_percent()  # starts the clock: the load is that since the last call, and the first answer is none
+_load = Load()
+"""Starts the clock: the load is that since the last call."""
 
 
 def read(root: Path, serve_stats: ServeStats | None, *, state_dir: Path | None = None) -> Telemetry:
@@ -33,7 +34,7 @@ def read(root: Path, serve_stats: ServeStats | None, *, state_dir: Path | None =
     requests = serve_stats.latency if serve_stats is not None else None
     return Telemetry(
         uptime_s=_uptime_s(root),
-        cpu_percent=None if is_simulated(root) else psutil.cpu_percent(),
+        cpu_percent=None if is_simulated(root) else _load.percent(),
         memory_used_bytes=_of(root, memory.used_bytes),
         temperature_celsius=_value(next(iter(sensors.of(board, "temperature")), None)),
         # A counter has no power of a moment.

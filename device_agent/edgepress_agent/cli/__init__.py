@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 from edgepress_protocol.errors import EdgepressError, UsageError
 
+from edgepress_agent import installed
 from edgepress_agent.cli import look, run, service
 
 COMMANDS = (run.run, look.probe, look.version, service.install, service.uninstall)
@@ -33,7 +34,7 @@ def main() -> None:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="edgepress", prog_name="edgepress-agent")
+@click.version_option(installed.version("edgepress"), prog_name="edgepress-agent")
 def cli() -> None:
     """Run models on this board, measure them, and tell the host."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -95,5 +94,7 @@ def _checked_one(option: click.Option, value: object, folder: Path) -> Any:
 def _nearest(key: str, options: dict[str, click.Option]) -> str:
     if key == "password":
         return "; write the password alone into a file, and its path as password_file"
+    import difflib
+
     close = difflib.get_close_matches(key, options, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(options))}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import click
 from edgepress_protocol.version import SPOKEN
+
+from edgepress_agent import installed
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -28,4 +29,4 @@ def version() -> None:
     """Print the version of edgepress, and the protocol that it speaks."""
     low, high = SPOKEN
     spoken = f"{low}" if low == high else f"{low} to {high}"
-    click.echo(f"edgepress-agent {installed_version('edgepress')}, protocol {spoken}")
+    click.echo(f"edgepress-agent {installed.version('edgepress') or 'unknown'}, protocol {spoken}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
 import importlib.util
 import pkgutil
 from collections.abc import Sequence
@@ -19,6 +18,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 from edgepress_protocol.errors import EdgepressError, UsageError
 from edgepress_protocol.manifest import TensorSpec
 from edgepress_protocol.measurement import Runtime
+
+from edgepress_agent.installed import entry_points, version
 
 if TYPE_CHECKING:
     from typing import Any
@@ -78,8 +79,8 @@ def every() -> dict[str, RuntimeModule]:
     """Return all runtime modules by format, installed or not. They are looked for once: it takes milliseconds."""
     formats = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
     own = {name: _as_runtime(importlib.import_module(f"{__name__}.{name}")) for name in formats}
-    foreign = importlib.metadata.entry_points(group=ENTRY_POINTS)
-    return {**own, **{point.name: _as_runtime(point.load()) for point in foreign}}
+    foreign = entry_points(ENTRY_POINTS)
+    return {**own, **{name: _as_runtime(pkgutil.resolve_name(target)) for name, target in foreign.items()}}
 
 
 def offer_only(names: Sequence[str]) -> None:
@@ -122,20 +123,13 @@ def distribution(artifact_format: str, module: str, packages: tuple[str, ...]) -
     """Return the first installed of `packages` that brings an importable `module`; a helper for runtime modules."""
     if importlib.util.find_spec(module) is None:
         return None
-    versions = ((package, _version(package)) for package in packages)
+    versions = ((package, version(package)) for package in packages)
     return next((Runtime(package, version, artifact_format) for package, version in versions if version), None)
 
 
 def _offer(module: RuntimeModule) -> Runtime | None:
     runtime = module.available()
     return runtime if runtime is not None and (not _offered or runtime.name in _offered) else None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _as_runtime(loaded: object) -> RuntimeModule:

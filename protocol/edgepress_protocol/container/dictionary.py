@@ -3,6 +3,7 @@
 It is a part of the form: another dictionary is another version of the container, and this file stays for ever.
 """
 
-from importlib.resources import files
+from pathlib import Path
 
-DICTIONARY = files(__package__).joinpath("graphs-1.dict").read_bytes()
+# Not by importlib.resources, which brings zipfile and tempfile: an idle agent would hold their megabyte for ever.
+DICTIONARY = Path(__file__).with_name("graphs-1.dict").read_bytes()
