@@ -14,7 +14,7 @@ from edgepress_protocol.errors import EdgepressError, UsageError
 from edgepress_agent import installed
 from edgepress_agent.cli import look, run, service
 
-COMMANDS = (run.run, look.probe, look.version, service.install, service.uninstall)
+COMMANDS = (run.run, look.probe, look.version, service.install, service.uninstall, service.status, service.logs)
 
 
 def main() -> None:

@@ -1,7 +1,9 @@
-"""`edgepress-agent install` and `uninstall`: the agent as a service of systemd."""
+"""`edgepress-agent install`, `uninstall`, `status` and `logs`: the agent as a service of systemd."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import click
 from edgepress_protocol.errors import UsageError
 from edgepress_protocol.topics import check_name
 
-from edgepress_agent.cli.config_file import read_config
+from edgepress_agent.cli.config_file import DEFAULT_CONFIG, read_config
 from edgepress_agent.cli.run import run
 from edgepress_agent.settings import parse_broker, read_key
 
@@ -75,6 +77,36 @@ def uninstall(root: Path, *, purge: bool, dry_run: bool) -> None:
     _go(plan.uninstall(found, purge=purge), root, dry_run=dry_run)
     if not dry_run:
         click.echo(plan.left_behind(purge=purge))
+
+
+@click.command()
+@click.option("--config", type=_FILE, default=DEFAULT_CONFIG, show_default=True, help="The agent's configuration.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(config: Path, *, as_json: bool) -> None:
+    """Print how this board's agent stands: the service, the connection, the active model, the disk."""
+    import msgspec
+
+    from edgepress_agent.install import status as board
+
+    values = read_config(config, run)
+    if missing := [name for name in ("broker", "device_id", "state_dir") if name not in values]:
+        raise UsageError(f"--config {config}: no {', '.join(missing).replace('device_id', 'id')} in it")
+    found = board.status(values, str(parse_broker(values["broker"])))
+    click.echo(msgspec.json.format(msgspec.json.encode(found)).decode() if as_json else board.describe(found))
+
+
+@click.command()
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes.")
+@click.option("-n", "--lines", default=100, type=click.IntRange(min=1), show_default=True, help="How many, at most.")
+def logs(lines: int, *, follow: bool) -> None:
+    """Print what the service has logged, out of the journal."""
+    from edgepress_agent.install.unit import SERVICE
+
+    journalctl = shutil.which("journalctl")
+    if journalctl is None:
+        raise UsageError("journalctl is not there: the log is on the standard error of `edgepress-agent run`")
+    more = ["--follow"] if follow else ["--no-pager"]
+    os.execv(journalctl, [journalctl, f"--unit={SERVICE}", f"--lines={lines}", "--output=short-iso", *more])  # noqa: S606
 
 
 def _config(given: dict[str, Any], host_name: str) -> tuple[dict[str, str], str | None]:
