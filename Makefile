@@ -1,5 +1,5 @@
 # make demo   the main job end to end: compress, push, profile, select, deploy, on this machine
-# make test   every test, on every Python >= 3.10 that the machine has
+# make test   every test, on every Python >= 3.10 that the machine has; make test-arm64: the agent on 64-bit Arm, under qemu
 # make lint   ruff and mypy          make bench   tables of docs/benchmarks.md, minutes each
 #
 # Each does its own set-up and re-uses it. PYTHON=… chooses the interpreter (3.11 or newer);
@@ -11,13 +11,19 @@ PIP := -m pip --disable-pip-version-check install --quiet
 BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test lint bench bench-compression bench-container setup data clean
+.PHONY: demo test test-arm64 lint bench bench-compression bench-container setup data clean
 
 demo: setup .venv-tflite/ready data
 	$(BIN)/edgepress demo --out runs/demo --tflite-python .venv-tflite/bin/python
 
 test: setup .venv-tflite/ready data
 	$(BIN)/python tests/everywhere.py
+
+# The agent in a 64-bit Arm system under qemu, which is fetched from this system's own package sources into build/arm64
+# the first time (300 MB); skipped in words where that cannot be had.
+test-arm64: setup
+	$(BIN)/python tests/arm64/userland.py
+	EDGEPRESS_ARM64=1 $(BIN)/python -m pytest tests/arm64
 
 lint: setup
 	$(BIN)/ruff check

@@ -9,7 +9,7 @@ from edgepress_protocol.version import SPOKEN
 
 from edgepress_agent import installed
 
-_FOLDER = click.Path(path_type=Path, file_okay=False)
+_FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 
 
 @click.command()

@@ -33,5 +33,8 @@ def detect(root: Path) -> Source | None:
     if wraps_at_mj <= 0:
         raise Unavailable(f"{packages[0] / 'max_energy_range_uj'}: where the counter wraps must be above 0")
     read = thousandths(packages[0] / "energy_uj")
-    read()
+    try:
+        read()
+    except Unavailable as error:
+        raise Unavailable(f"{error}; where it is root's alone, edgepress-agent install writes the udev rule") from error
     return Source(Sensor("rapl", "power", "package", is_simulated(root)), read, _RATE_HZ, wraps_at_mj)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from boards_lab import BOARDS, GOLDEN, json_of, probed, text_of, tree
+from click.testing import CliRunner
 from edgepress_agent import sensors
 from edgepress_agent.board import probe, telemetry
+from edgepress_agent.cli import cli
 
 
 @pytest.mark.parametrize("name", BOARDS)
@@ -87,6 +89,13 @@ def test_a_sensor_that_fails_at_the_moment_is_a_line(boards: Path, tmp_path: Pat
     assert reading["value"] is None
     assert "does not discharge" in reading["trouble"]
     assert "power: battery (battery), cannot be read: " in probed(root)
+
+
+def test_a_root_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """Else all of it would be this machine's, and be called simulated."""
+    done = CliRunner().invoke(cli, ["probe", "--root", str(tmp_path / "nowhere")])
+    assert done.exit_code == 2
+    assert "does not exist" in done.output
 
 
 def test_a_bare_root_has_nothing_and_says_so(tmp_path: Path) -> None:
