@@ -23,7 +23,7 @@ from edgepress_agent.log import Said
 from edgepress_agent.measure.bench import Bench, Phase
 from edgepress_agent.serving.serve import Server
 from edgepress_agent.settings import Settings
-from edgepress_agent.state.disk import Disk
+from edgepress_agent.state.disk import Disk, trouble
 from edgepress_agent.state.download import Partial
 from edgepress_agent.trials import Trials
 from edgepress_agent.wants import open_want
@@ -63,6 +63,7 @@ class Converger:
 
     async def run(self) -> None:
         """Restore what was active, then take one happening after another, for ever."""
+        self._note("disk", trouble(self._settings.state_dir))
         self._note("slots", await asyncio.to_thread(self._disk.slots.restore))
         self._activation.resume()
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from dataclasses import dataclass, field
@@ -153,7 +154,7 @@ def lock_state_dir(state_dir: Path) -> int:
     path = state_dir / "lock"
     try:
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = _open_lock(path)
     except OSError as error:
         raise UsageError(f"--state-dir {state_dir}: cannot be written ({error.strerror}); choose another") from error
     try:
@@ -168,3 +169,13 @@ def lock_state_dir(state_dir: Path) -> int:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
     return descriptor
+
+
+def _open_lock(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS or not path.exists():
+            raise
+        # A worn-out card becomes read-only: an agent that was here before goes on with what is active.
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)

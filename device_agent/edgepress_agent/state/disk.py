@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +41,14 @@ def open_disk(settings: Settings, files: Files) -> Disk:
     base = settings.state_dir
     work = base / "work"
     try:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
+        if trouble(base):
+            # The children that serve need a folder to work in, if only in memory.
+            work = Path(tempfile.mkdtemp(prefix="edgepress-", dir=os.environ.get("RUNTIME_DIRECTORY")))
+        else:
+            # The folder itself stays: a full disk might not give it back, and what is active must be served.
+            work.mkdir(exist_ok=True)
+            for left_over in work.iterdir():
+                _remove(left_over)
         store = Store(base / "blobs", files)
         return Disk(
             memory=Memory(base, settings.fleet, settings.device_id, files),
@@ -51,3 +60,18 @@ def open_disk(settings: Settings, files: Files) -> Disk:
         )
     except OSError as error:
         raise UsageError(f"--state-dir {base}: {error.strerror}; choose a folder that this user can write") from error
+
+
+def trouble(state_dir: Path) -> str:
+    """Return one line where nothing can be written; empty where all is well."""
+    if os.access(state_dir, os.W_OK):
+        return ""
+    return f"{state_dir} is read-only: what is active is served, and nothing can be fetched or kept"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()

@@ -105,10 +105,11 @@ class Partial:
         self._data = self._log = -1
 
     def discard(self) -> None:
-        """Remove every trace."""
+        """Remove every trace; what a disk that has become read-only keeps is removed at a later start."""
         self.close()
         for path in (self._part, self._journal, self._expanded):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def _open(self) -> None:
         self._data = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -155,7 +156,7 @@ def clear_leftovers(folder: Path, wanted: set[str]) -> None:
     """Remove the partial files of blobs that nobody wants any more; `wanted` holds digests of wire forms."""
     for path in folder.iterdir():
         if path.stem not in wanted:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 path.unlink()
 
 

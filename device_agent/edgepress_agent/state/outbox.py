@@ -49,7 +49,7 @@ class Outbox:
 
     def forgive(self, trial: str) -> None:
         """Forget the attempts of a trial: it was stopped on purpose, or has ended."""
-        self._files.remove(self._path(trial, _BEGUN))
+        self._remove(self._path(trial, _BEGUN))
 
     def waiting(self) -> tuple[Report, ...]:
         """Every report not yet acknowledged."""
@@ -61,7 +61,7 @@ class Outbox:
             del self._reports[trial]
         for path in self._folder.iterdir():
             if path.stem not in trials:
-                self._files.remove(path)
+                self._remove(path)
 
     def _write(self, trial: str, suffix: str, data: bytes) -> None:
         path = self._path(trial, suffix)
@@ -70,6 +70,13 @@ class Outbox:
         except OSError as error:
             # A full disk must not lose a measurement: it is in memory, and is sent all the same.
             logger.warning("%s: %s; kept until the next restart only", path, error.strerror)
+
+    def _remove(self, path: Path) -> None:
+        try:
+            self._files.remove(path)
+        except OSError as error:
+            # A disk that has become read-only must not end the agent: what is there too long is sent once more.
+            logger.warning("%s: %s", path, error.strerror)
 
     def _path(self, trial: str, suffix: str) -> Path:
         return self._folder / f"{trial}{suffix}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -49,19 +50,19 @@ class Store:
         path = self.path(blob.sha256)
         try:
             sound = sha256_of(path) == blob.sha256
-            if sound:
-                os.utime(path)
         except FileNotFoundError:
             return False  # evicted meanwhile
         except OSError as error:
             logger.warning("blob %s… cannot be read: %s", blob.sha256[:12], error.strerror)
             sound = False
         if sound:
+            with contextlib.suppress(OSError):  # a disk that has become read-only: it is right all the same
+                os.utime(path)
             self._verified.add(blob.sha256)
         else:
             logger.warning("blob %s… is damaged on this disk: it is fetched again", blob.sha256[:12])
             self._verified.discard(blob.sha256)
-            self._files.remove(path)
+            self._remove(path)
         return sound
 
     def used_bytes(self) -> int:
@@ -98,7 +99,16 @@ class Store:
             self._evict(path)
         return len(evicted)
 
+    def _remove(self, path: Path) -> bool:
+        try:
+            self._files.remove(path)
+        except OSError as error:
+            logger.warning("blob %s… cannot be removed: %s", path.name[:12], error.strerror)
+            return False
+        return True
+
     def _evict(self, path: Path) -> None:
-        self._files.remove(path)
+        if not self._remove(path):
+            return
         self._verified.discard(path.name)
         logger.info("evicted blob %s…", path.name[:12])
