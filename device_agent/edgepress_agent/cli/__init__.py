@@ -12,9 +12,18 @@ import click
 from edgepress_protocol.errors import EdgepressError, UsageError
 
 from edgepress_agent import installed
-from edgepress_agent.cli import look, run, service
+from edgepress_agent.cli import bench, look, run, service
 
-COMMANDS = (run.run, look.probe, look.version, service.install, service.uninstall, service.status, service.logs)
+COMMANDS = (
+    run.run,
+    bench.bench,
+    look.probe,
+    look.version,
+    service.install,
+    service.uninstall,
+    service.status,
+    service.logs,
+)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 import msgspec
 from edgepress_protocol.errors import EdgepressError
 from edgepress_protocol.manifest import Blob
+from edgepress_protocol.measurement import Quiet
 from edgepress_protocol.messages import Failed, Measured
 
 from edgepress_agent.log import logger
@@ -102,27 +103,34 @@ class Bench:
             self._on_end(job.trial.id, None if task.cancelled() else task.result())
 
     async def _measure(self, job: Job) -> Outcome | None:
-        trial = job.trial.id
-        if self._server is not None and self._server.busy() and not job.trial.options.when_busy:
-            self._on_phase(trial, "waiting", "the serving model has requests")
-            await self._server.wait_idle()
         try:
             for blob in blobs_of_trial(job.trial, job.manifest):
                 if not await asyncio.to_thread(self._verify, blob):
                     return None
-            before = self._asked()
-            outcome = await profile(
-                job,
-                root=self._root,
-                lock=self._lock,
-                on_phase=lambda phase, detail: self._on_phase(
-                    trial, "waiting" if phase == "waiting" else "measuring", detail
-                ),
-            )
-            return outcome if self._asked() == before else _disturbed(outcome)
+            outcome, requests = await self._alone(job)
+            if requests and isinstance(outcome, Measured) and not job.trial.options.when_busy:
+                outcome, requests = await self._alone(job)
+            return _disturbed(outcome) if requests else outcome
         except (EdgepressError, OSError) as error:
-            logger.warning("trial %s…: %s", trial[:12], error)
+            logger.warning("trial %s…: %s", job.trial.id[:12], error)
             return Failed("error", str(error))
+
+    async def _alone(self, job: Job) -> tuple[Outcome, int]:
+        """Measure while the serving model has no requests; returns how many came all the same."""
+        trial = job.trial.id
+        if self._server is not None and self._server.busy() and not job.trial.options.when_busy:
+            self._on_phase(trial, "waiting", "the serving model has requests")
+            await self._server.wait_idle()
+        before = self._asked()
+        outcome = await profile(
+            job,
+            root=self._root,
+            lock=self._lock,
+            on_phase=lambda phase, detail: self._on_phase(
+                trial, "waiting" if phase == "waiting" else "measuring", detail
+            ),
+        )
+        return outcome, self._asked() - before
 
     def _asked(self) -> int:
         """Count the requests that the serving model has had, those included that it has not answered yet."""
@@ -135,5 +143,8 @@ class Bench:
 def _disturbed(outcome: Outcome) -> Outcome:
     if isinstance(outcome, Failed):
         return outcome
-    notes = (*outcome.measurement.notes, "the serving model had requests while this was measured")
-    return Measured(msgspec.structs.replace(outcome.measurement, notes=notes))
+    measured = outcome.measurement
+    line = "the serving model had requests while this was measured"
+    seen = measured.quiet or Quiet()
+    marked = msgspec.structs.replace(seen, disturbed=(*seen.disturbed, line))
+    return Measured(msgspec.structs.replace(measured, quiet=marked, notes=(*measured.notes, line)))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
@@ -24,9 +26,14 @@ from edgepress_agent.measure.pipe import (
     Evaluate,
     Evaluated,
     GoldenChecked,
+    Look,
     Open,
     Opened,
     Question,
+    Seen,
+    TimedLayers,
+    TimeLayers,
+    TimePaced,
     TimeWindows,
     Trouble,
     Warm,
@@ -35,6 +42,7 @@ from edgepress_agent.measure.pipe import (
     pack,
     receive,
 )
+from edgepress_agent.runtimes._timing import Repeats, TellsLayers
 
 if TYPE_CHECKING:
     from edgepress_agent.runtimes import Array
@@ -53,9 +61,10 @@ class Opening:
     baseline: process.Baseline
     peak_bytes: int
 
-    def run(self) -> None:
-        """Run once on the timing input."""
-        self.bound.model.run(self.inputs)
+    def timed(self) -> Callable[[], object]:
+        """Return what runs once on the timing input: of a runtime that can hold its inputs, nothing but the runtime."""
+        model = self.bound.model
+        return model.repeat(self.inputs) if isinstance(model, Repeats) else partial(model.run, self.inputs)
 
 
 def main() -> None:
@@ -69,7 +78,9 @@ def main() -> None:
             question = questions.decode(data)
             answer: Answer
             try:
-                if isinstance(question, Open):
+                if isinstance(question, Look):
+                    answer = look(question)
+                elif isinstance(question, Open):
                     opening, answer = open_model(question)
                 else:
                     assert opening is not None, "the first question is Open"
@@ -77,6 +88,14 @@ def main() -> None:
             except BaseException as error:  # noqa: BLE001 - a runtime raises anything; all of it is an answer
                 answer = trouble(error)
             connection.sendall(pack(answer))
+
+
+def look(asked: Look) -> Seen:
+    """Load a model for its tensors alone."""
+    _, module = runtimes.get(asked.format)
+    module.prepare()
+    model = module.load(Path(asked.model), 1)
+    return Seen(model.inputs, model.outputs)
 
 
 def open_model(asked: Open) -> tuple[Opening, Opened]:
@@ -120,17 +139,31 @@ def reply(opening: Opening, question: Question) -> Answer:
         case WarmUp(runs, seconds):
             # What the golden vectors took between the first run and this one is not the model's.
             process.forget_peak()
-            done = measuring.warm_up(opening.run, runs, seconds)
+            done = measuring.warm_up(opening.timed(), runs, seconds)
             return Warm(done, process.memory(opening.baseline, opening.peak_bytes))
         case TimeWindows(windows, window_s):
-            return measuring.time_windows(opening.run, windows, window_s)
+            return measuring.time_windows(opening.timed(), windows, window_s)
+        case TimePaced(rate_hz, seconds):
+            return measuring.time_paced(opening.timed(), rate_hz, seconds)
+        case TimeLayers(runs):
+            return time_layers(opening, runs)
         case Work(seconds):
-            return measuring.work(opening.run, seconds)
+            return measuring.work(opening.timed(), seconds)
         case Evaluate(evaluation):
             assert asked.evaluation is not None
             return Evaluated(*tensors.evaluate(opening.bound, evaluation.metric, Path(asked.evaluation)))
         case _:
             raise AssertionError(f"no such question after Open: {question}")
+
+
+def time_layers(opening: Opening, runs: int) -> TimedLayers:
+    """Time the layers, where the runtime's Python API offers that."""
+    asked = opening.asked
+    runtime, module = runtimes.get(asked.manifest.format)
+    if not isinstance(module, TellsLayers):
+        return TimedLayers((), f"{runtime.name} tells no times per layer to Python")
+    layers = module.layer_times(Path(asked.model), asked.threads, opening.inputs, runs)
+    return TimedLayers(layers, "" if layers else f"{runtime.name} told no times per layer of this file")
 
 
 def trouble(error: BaseException) -> Trouble:

@@ -13,6 +13,7 @@ from edgepress_protocol.measurement import Conditions
 
 from edgepress_agent import sensors
 from edgepress_agent.board import cpufreq, proc
+from edgepress_agent.sensors import pi_throttled
 
 T = TypeVar("T")
 
@@ -54,13 +55,22 @@ def read(sources: Sequence[sensors.Source], root: Path) -> Snapshot:
     return Snapshot(conditions, None if throttle_events is None else int(throttle_events), mode, tuple(troubles))
 
 
+def throttled(before: Snapshot, after: Snapshot) -> str:
+    """Say how the board has begun to throttle between two moments; empty where it has not, or where nobody can say."""
+    new_bits = (after.conditions.throttle_bits or 0) & ~(before.conditions.throttle_bits or 0)
+    if before.conditions.throttle_bits is not None and new_bits:
+        return f"the board throttled: {pi_throttled.words(new_bits)}"
+    if before.throttle_events is not None and after.throttle_events is not None:
+        new = after.throttle_events - before.throttle_events
+        return f"the board throttled {new} times for over-current while this was measured" if new > 0 else ""
+    return ""
+
+
 def notes(before: Snapshot, after: Snapshot) -> tuple[str, ...]:
     """Say what the fields of `Conditions` have no place for."""
     lines = list(dict.fromkeys((*before.troubles, *after.troubles)))
     if after.power_mode is not None:
         lines.append(f"power mode {after.power_mode}")
-    if before.throttle_events is not None and after.throttle_events is not None:
-        new = after.throttle_events - before.throttle_events
-        if new:
-            lines.append(f"the board throttled {new} times for over-current while this was measured")
+    if line := throttled(before, after):
+        lines.append(line)
     return tuple(lines)

@@ -1,30 +1,57 @@
 """Energy of one inference, net of idle: six interleaved idle/load pairs and a t-interval over them.
 
-Single idle/load windows cover the truth only 35 to 90 % of the time, six pairs 93 to 97 %. The
-sensor is read here, in the agent's process: a sampling thread beside the model would perturb it.
+Single idle/load windows cover the truth only 35 to 90 % of the time, six pairs 93 to 97 %. Every other pair begins
+with its load, so that a power that drifts evenly adds nothing to the mean. The sensor is read here, in the agent's
+process: a sampling thread beside the model would perturb it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import mean, stdev
 from time import monotonic_ns
+from typing import Any
 
 from edgepress_protocol.errors import Unavailable
 from edgepress_protocol.measurement import Energy
 
-from edgepress_agent.measure.pipe import Work, Worked
-from edgepress_agent.measure.worker import Worker
+from edgepress_agent.measure.pipe import Worked
 from edgepress_agent.sensors import Source
 
 PAIRS = 6
 MAX_RATE_HZ = 25.0
 _T_975 = 2.570582
 """Student's t at 97.5 % for PAIRS - 1 = 5 degrees of freedom."""
+
+Works = Callable[[float], Coroutine[Any, Any, Worked]]
+"""Has the child run the model for so many seconds."""
+
+
+async def _read_in_thread(source: Source) -> tuple[int, float]:
+    """Read a sensor and the clock; some sensors take 20 ms, for which the agent does not stand still."""
+    return await asyncio.to_thread(_read, source)
+
+
+async def _never() -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Meter:
+    """A power sensor and what belongs to reading it; all but the sensor is replaced where time is simulated.
+
+    `read` returns (ns, value) on `clock_ns`, the clock of the child's `Worked`. `throttled` says how the board has
+    begun to throttle since the measurement began, empty where it has not.
+    """
+
+    source: Source
+    read: Callable[[Source], Awaitable[tuple[int, float]]] = _read_in_thread
+    clock_ns: Callable[[], int] = monotonic_ns
+    throttled: Callable[[], Awaitable[str]] = _never
 
 
 @dataclass(frozen=True)
@@ -42,31 +69,42 @@ class Pair:
         return (self.load_mw - self.idle_mw) * self.load_s / self.runs
 
 
-async def measure(child: Worker, source: Source, seconds: float, on_step: Callable[[str], None]) -> Energy:
-    """Read `source` while the child idles and works in turn, `seconds` each.
+@dataclass(frozen=True)
+class Power:
+    """Mean power over so many seconds."""
+
+    mw: float
+    seconds: float
+
+
+async def measure(works: Works, meter: Meter, seconds: float, on_step: Callable[[str], None]) -> Energy:
+    """Read the meter while the child idles and works in turn, `seconds` each.
 
     Raises:
         Unavailable: the sensor stopped answering.
         Ended: the child died.
     """
-    pairs = []
+    pairs, invalid = [], ""
     for number in range(1, PAIRS + 1):
-        on_step(f"energy: idle {number} of {PAIRS}")
-        idle_mw = (await _sample(source, asyncio.create_task(_idle(seconds))))[0]
-        on_step(f"energy: load {number} of {PAIRS}")
-        load_mw, worked = await _sample(source, asyncio.create_task(child.ask(Work(seconds), Worked)))
-        pairs.append(Pair(idle_mw, load_mw, (worked.end_ns - worked.start_ns) / 1e9, max(1, worked.runs)))
-    return net_of_idle(pairs, source)
+        stretches: dict[str, tuple[Power, Worked]] = {}
+        for kind in ("idle", "load") if number % 2 else ("load", "idle"):
+            on_step(f"energy: {kind} {number} of {PAIRS}")
+            working = works(seconds) if kind == "load" else _idle(seconds, meter.clock_ns)
+            stretches[kind] = await _sample(meter, asyncio.create_task(working))
+        load, worked = stretches["load"]
+        pairs.append(Pair(stretches["idle"][0].mw, load.mw, load.seconds, max(1, worked.runs)))
+        invalid = invalid or await meter.throttled()
+    return net_of_idle(pairs, meter.source, invalid)
 
 
-def net_of_idle(pairs: Sequence[Pair], source: Source) -> Energy:
-    """Mean and 95 % t-interval over the pairs; no figure where the interval spans zero."""
+def net_of_idle(pairs: Sequence[Pair], source: Source, invalid: str = "") -> Energy:
+    """Mean and 95 % t-interval over the pairs; no figure where the interval spans zero or the pairs are `invalid`."""
     nets = [pair.net_mj for pair in pairs]
     half = _T_975 * stdev(nets) / math.sqrt(len(nets))
     middle = mean(nets)
     low, high = middle - half, middle + half
     return Energy(
-        mj_per_inference=None if low <= 0 <= high else middle,
+        mj_per_inference=None if invalid or low <= 0 <= high else middle,
         low_mj=low,
         high_mj=high,
         idle_mw=mean(pair.idle_mw for pair in pairs),
@@ -75,22 +113,24 @@ def net_of_idle(pairs: Sequence[Pair], source: Source) -> Energy:
         sensor=source.sensor.name,
         scope=source.sensor.scope,
         simulated=source.sensor.simulated,
+        invalid=invalid,
     )
 
 
-async def _idle(seconds: float) -> Worked:
-    start = monotonic_ns()
+async def _idle(seconds: float, clock_ns: Callable[[], int]) -> Worked:
+    start = clock_ns()
     await asyncio.sleep(seconds)
-    return Worked(0, start, monotonic_ns())
+    return Worked(0, start, clock_ns())
 
 
-async def _sample(source: Source, stretch: asyncio.Task[Worked]) -> tuple[float, Worked]:
-    """Read the sensor until the stretch is over and once more; returns the mean power in it."""
-    period_s = 1 / min(source.rate_hz, MAX_RATE_HZ)
+async def _sample(meter: Meter, stretch: asyncio.Task[Worked]) -> tuple[Power, Worked]:
+    """Read the sensor until the stretch is over and once more; a counter before and after it, and no more."""
+    source = meter.source
+    period_s = None if source.wraps_at_mj is not None else 1 / min(source.rate_hz, MAX_RATE_HZ)
     readings: list[tuple[int, float]] = []
     try:
         while True:
-            readings.append(await asyncio.to_thread(_read, source))
+            readings.append(await meter.read(source))
             if stretch.done():
                 break
             await asyncio.wait({stretch}, timeout=period_s)
@@ -98,8 +138,11 @@ async def _sample(source: Source, stretch: asyncio.Task[Worked]) -> tuple[float,
         stretch.cancel()
     worked = await stretch
     if source.wraps_at_mj is not None:
-        return counted_mw(readings[0], readings[-1], source.wraps_at_mj), worked
-    return trapezoid_mw(readings, worked.start_ns, worked.end_ns), worked
+        # The counter saw a little of idling too, at either end: net of idle that adds nothing.
+        between_s = (readings[-1][0] - readings[0][0]) / 1e9
+        return Power(counted_mw(readings[0], readings[-1], source.wraps_at_mj), between_s), worked
+    mw = trapezoid_mw(readings, worked.start_ns, worked.end_ns)
+    return Power(mw, (worked.end_ns - worked.start_ns) / 1e9), worked
 
 
 def _read(source: Source) -> tuple[int, float]:

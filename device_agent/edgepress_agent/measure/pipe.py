@@ -12,8 +12,8 @@ from typing import Literal
 
 import msgspec
 from edgepress_protocol.histogram import Histogram
-from edgepress_protocol.manifest import EvaluationSet, Manifest
-from edgepress_protocol.measurement import Memory, Runtime, Window
+from edgepress_protocol.manifest import EvaluationSet, Manifest, TensorSpec
+from edgepress_protocol.measurement import Layer, Memory, Runtime, Window
 
 LENGTH = struct.Struct(">I")
 MAX_BYTES = 16 * 1024 * 1024
@@ -36,6 +36,13 @@ class Open(msgspec.Struct, frozen=True, tag="open"):
     memory_limit_bytes: int | None = None
 
 
+class Look(msgspec.Struct, frozen=True, tag="look"):
+    """Load a model that came without a manifest, and say what its tensors are."""
+
+    format: str
+    model: str
+
+
 class CheckGolden(msgspec.Struct, frozen=True, tag="check-golden"):
     """Run the golden vectors."""
 
@@ -52,6 +59,19 @@ class TimeWindows(msgspec.Struct, frozen=True, tag="time"):
 
     windows: int
     window_s: float
+
+
+class TimePaced(msgspec.Struct, frozen=True, tag="time-paced"):
+    """Time runs that begin so often a second, for so long."""
+
+    rate_hz: float
+    seconds: float
+
+
+class TimeLayers(msgspec.Struct, frozen=True, tag="time-layers"):
+    """Load the model once more, under the runtime's profiler, and time its layers over so many runs."""
+
+    runs: int
 
 
 class Work(msgspec.Struct, frozen=True, tag="work"):
@@ -77,7 +97,7 @@ class Evaluate(msgspec.Struct, frozen=True, tag="evaluate"):
     evaluation: EvaluationSet
 
 
-Question = Open | CheckGolden | WarmUp | TimeWindows | Work | Evaluate | Serve | Drain
+Question = Look | Open | CheckGolden | WarmUp | TimeWindows | TimePaced | TimeLayers | Work | Evaluate | Serve | Drain
 
 # ---- answers
 
@@ -89,6 +109,13 @@ class Opened(msgspec.Struct, frozen=True, tag="opened"):
     load_ms: float
     first_ms: float
     batch: int
+
+
+class Seen(msgspec.Struct, frozen=True, tag="seen"):
+    """Tensors of a model, as its file tells them."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
 
 
 class GoldenChecked(msgspec.Struct, frozen=True, tag="golden-checked"):
@@ -106,20 +133,40 @@ class Warm(msgspec.Struct, frozen=True, tag="warm"):
 
 
 class Timed(msgspec.Struct, frozen=True, tag="timed"):
-    """Windows and, over all of them, the histogram and the exact extremes."""
+    """Windows and, over all of them, the histogram, the exact extremes, and this process's processor time."""
 
     windows: tuple[Window, ...]
     histogram: Histogram
     min_ns: int
     max_ns: int
+    cpu_ns: int = 0
+
+
+class TimedPaced(msgspec.Struct, frozen=True, tag="timed-paced"):
+    """Latencies of paced runs, and how many beats were lost to runs longer than the period."""
+
+    histogram: Histogram
+    median_ns: int
+    max_ns: int
+    late: int
+
+
+class TimedLayers(msgspec.Struct, frozen=True, tag="timed-layers"):
+    """Layers in their order; `why` says why there are none, empty where there are."""
+
+    layers: tuple[Layer, ...]
+    why: str = ""
 
 
 class Worked(msgspec.Struct, frozen=True, tag="worked"):
-    """Runs between two moments of the monotonic clock."""
+    """Runs between two moments of the monotonic clock, and what they cost this process."""
 
     runs: int
     start_ns: int
     end_ns: int
+    cpu_ns: int = 0
+    minor_faults: int = 0
+    major_faults: int = 0
 
 
 class Evaluated(msgspec.Struct, frozen=True, tag="evaluated"):
@@ -149,7 +196,20 @@ class Trouble(msgspec.Struct, frozen=True, tag="trouble"):
     detail: str
 
 
-Answer = Opened | GoldenChecked | Warm | Timed | Worked | Evaluated | Ready | Served | Trouble
+Answer = (
+    Seen
+    | Opened
+    | GoldenChecked
+    | Warm
+    | Timed
+    | TimedPaced
+    | TimedLayers
+    | Worked
+    | Evaluated
+    | Ready
+    | Served
+    | Trouble
+)
 
 _encoder = msgspec.msgpack.Encoder()
 

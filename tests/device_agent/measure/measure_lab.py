@@ -16,7 +16,7 @@ from edgepress_protocol.transfer import describe
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 MODELS = FIXTURES / "models"
-QUICK = ProfileOptions(windows=3, window_s=0.05, warmup_runs=4, warmup_s=0.02, timeout_s=30)
+QUICK = ProfileOptions(windows=3, window_s=0.05, warmup_runs=4, warmup_s=0.02, timeout_s=120)
 BOARDS = ("agx-orin", "battery", "nano", "orin-nano", "pi3bplus", "pi4", "pi4_ina226", "pi5", "x86-rapl")
 
 

@@ -7,9 +7,8 @@ from statistics import median
 import msgspec
 import psutil
 import pytest
-from edgepress_agent.measure import measuring
+from edgepress_agent.measure import measuring, summary
 from edgepress_agent.measure.pipe import Timed
-from edgepress_agent.measure.profile import summarise
 from edgepress_protocol.histogram import Histogram
 from edgepress_protocol.measurement import Window
 from edgepress_protocol.messages import Measured
@@ -36,7 +35,7 @@ def test_a_variant_is_measured_with_all_that_belongs_beside_a_latency(lab: Lab, 
     assert latency.unstable == (latency.spread > 0.05)
     twice = any(line.startswith("timed twice") for line in result.notes)
     assert twice == any("once more" in detail for _, detail in lab.phases)
-    assert twice or not latency.unstable
+    assert twice or not (latency.unstable or result.quiet.disturbed)
     assert result.golden_max_error is not None
     assert result.memory.baseline_bytes > 10_000_000
     assert 0 < result.memory.peak_bytes < 100_000_000
@@ -70,7 +69,7 @@ def test_headline_and_histogram_agree_with_the_samples(windows):
 
     flat = sorted(sample for samples in windows for sample in samples)
     seen = tuple(window(samples) for samples in windows)
-    latency = summarise(Timed(seen, Histogram.of(flat), flat[0], flat[-1]))
+    latency = summary.latency(Timed(seen, Histogram.of(flat), flat[0], flat[-1]))
     assert latency.p50_ms == median(each.p50_ms for each in seen)
     for percent, said in [(90, latency.p90_ms), (95, latency.p95_ms), (99, latency.p99_ms)]:
         assert said == pytest.approx(measuring.percentile_ms(flat, percent), rel=0.004, abs=1e-6)
@@ -81,16 +80,16 @@ def test_headline_and_histogram_agree_with_the_samples(windows):
 def test_one_window_tells_nothing_of_stability_and_says_so(lab: Lab):
     line = "one window: whether the latency is stable is not known"
     notes = lab.profile_variant("tiny", msgspec.structs.replace(QUICK, windows=1)).measurement.notes
-    assert notes == (line,)
+    assert line in notes
     assert line not in lab.profile_variant("tiny").measurement.notes
 
 
 def test_windows_that_disagree_are_measured_once_more_and_then_marked():
     steady = Timed((Window(1, 1, 1.0, 1.0), Window(1, 1, 1.04, 1.0)), Histogram.of([10**6]), 1, 1)
     shaky = Timed((Window(1, 1, 1.0, 1.0), Window(1, 1, 1.2, 1.0)), Histogram.of([10**6]), 1, 1)
-    assert not summarise(steady).unstable
-    assert summarise(shaky).unstable
-    assert summarise(shaky).spread == pytest.approx(0.2 / 1.1)
+    assert not summary.latency(steady).unstable
+    assert summary.latency(shaky).unstable
+    assert summary.latency(shaky).spread == pytest.approx(0.2 / 1.1)
 
 
 @pytest.mark.parametrize(("metric", "file", "value"), [("top1", "tiny.top1", 0.5), ("neg_mse", "tiny.mse", -0.25)])
