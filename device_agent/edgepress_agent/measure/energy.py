@@ -141,7 +141,9 @@ async def _sample(meter: Meter, stretch: asyncio.Task[Worked]) -> tuple[Power, W
         # The counter saw a little of idling too, at either end: net of idle that adds nothing.
         between_s = (readings[-1][0] - readings[0][0]) / 1e9
         return Power(counted_mw(readings[0], readings[-1], source.wraps_at_mj), between_s), worked
-    mw = trapezoid_mw(readings, worked.start_ns, worked.end_ns)
+    # The power jumps at either end: a line drawn to a reading beyond it would add half a period of the wrong one.
+    inside = [reading for reading in readings if worked.start_ns <= reading[0] <= worked.end_ns]
+    mw = trapezoid_mw(inside or readings, worked.start_ns, worked.end_ns)
     return Power(mw, (worked.end_ns - worked.start_ns) / 1e9), worked
 
 
