@@ -119,8 +119,8 @@ def _press(shop: Workshop, variant: Variant, format_: str, baseline: Baseline, c
     best = at = baseline.state
     for number, step in enumerate(variant.steps, start=1):
         clock.begin(f"{variant.name}.{format_}, {step.tag}")
-        if at is not None and baseline.state is not None:
-            result, after = _step(shop, step, format_, at, baseline.state.measured)
+        if at is not None and best is not None and baseline.state is not None:
+            result, after = _step(shop, step, format_, at, best.measured, baseline.state.measured)
             steps.append(result)
             if after is not None and result.verdict != "accuracy guard":
                 kept, best = number, after
@@ -153,7 +153,7 @@ def _summed_up(variant: Variant, format_: str, steps: list[StepResult], kept: in
 
 
 def _step(
-    shop: Workshop, step: Technique, format_: str, before: State, original: Measured
+    shop: Workshop, step: Technique, format_: str, before: State, kept: Measured, original: Measured
 ) -> tuple[StepResult, State | None]:
     # As they are read back from the file, where a tuple is a list.
     options = msgspec.json.decode(msgspec.json.encode(fields_of(step)))
@@ -167,6 +167,7 @@ def _step(
         tag=step.tag,
         before=before.measured,
         after=after,
+        kept=kept,
         original=original,
         same=same_content(format_, before.pressed.graph, outcome.pressed.graph),
         max_drop=shop.recipe.guard.max_drop,

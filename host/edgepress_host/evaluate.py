@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from edgepress_protocol.errors import UsageError
+from edgepress_protocol.errors import Rejected, UsageError
 from edgepress_protocol.manifest import TensorSpec
 
 from edgepress_host import exporters
@@ -61,7 +61,7 @@ def accuracy(format_: str, content: bytes, samples: Samples, score: Metric) -> f
     outputs = np.concatenate([outputs[0] for outputs in predict(format_, content, samples.x)])
     value: float = call_user(lambda: float(score(outputs, samples.y)), key="metric")
     if not np.isfinite(value):
-        raise UsageError(f"metric: expected a finite number, got {value}")
+        raise Rejected(f"the metric of these answers is {value}, and no finite number")
     return value
 
 

@@ -8,7 +8,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from edgepress_protocol.errors import UsageError
@@ -28,6 +28,10 @@ _TRAITS: dict[Trait, str] = {
     "factors": "the factors",
 }
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+Seed = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""What PyTorch and NumPy take as one."""
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -78,7 +82,7 @@ class Recipe(Record, frozen=True):
     data: DataTable
     variants: tuple[Variant, ...]
     metric: str = "top1"
-    seed: int = 0
+    seed: Seed = 0
     guard: Guard = Guard()
     budget: Budget = Budget()
 
@@ -105,7 +109,7 @@ class _RecipeFile(Record, frozen=True):
     data: DataTable
     variant: tuple[_VariantTable, ...] = ()
     metric: str = "top1"
-    seed: int = 0
+    seed: Seed = 0
     guard: Guard = Guard()
     budget: Budget = Budget()
 
@@ -162,7 +166,8 @@ def _set(tables: dict[str, Any], key: str, value: Any) -> None:
     for part in path:
         at = at.setdefault(part, {})
         if not isinstance(at, dict):
-            raise UsageError(f"--set {key}: {part} is no table; what stands in [[variant]] is changed in the recipe")
+            way = "; [[variant]] is changed in the recipe itself" if part == "variant" else ""
+            raise UsageError(f"--set {key}: {part} is no table{way}")
     at[name] = value
 
 

@@ -14,7 +14,7 @@ def parsed(texts: Iterable[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for text in texts:
         key, equals, value = (part.strip() for part in text.partition("="))
-        if not (key and equals and value):
+        if not (key and equals and value) or "\n" in text:
             raise UsageError(f"--set: expected KEY=VALUE, such as seed=1 or kind=channel, got {text!r}")
         if key in values:
             raise UsageError(f"--set: {key} is there twice; say it once")

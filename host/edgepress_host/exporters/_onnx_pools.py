@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgepress_host.exporters._graphs import graphs
 
@@ -12,13 +12,16 @@ _RANK = 4
 def pool_means(model: ModelProto) -> ModelProto:
     """Turn `ReduceMean` over both spatial axes of (N, C, H, W) into `GlobalAveragePool`; changes `model`.
 
-    The exporter writes adaptive pools to 1×1, and means over (2, 3), as the former.
+    The exporter writes adaptive pools to 1×1, and means over (2, 3), as the former. Of float32 alone: ONNX Runtime
+    pools nothing else.
     """
     graph = model.graph
-    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in (*graph.value_info, *graph.input)}
+    kinds = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.input)}
+    floats = {name: kind for name, kind in kinds.items() if kind.elem_type == TensorProto.FLOAT}
+    images = {name for name, kind in floats.items() if len(kind.shape.dim) == _RANK}
     nodes: list[NodeProto] = []
     for node in graph.node:
-        pooled = node.op_type == "ReduceMean" and ranks.get(node.input[0]) == _RANK and _axes(graph, node) == {2, 3}
+        pooled = node.op_type == "ReduceMean" and node.input[0] in images and _axes(graph, node) == {2, 3}
         nodes += _pool(node) if pooled else [node]
     del graph.node[:]
     graph.node.extend(nodes)

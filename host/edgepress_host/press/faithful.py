@@ -16,7 +16,10 @@ from edgepress_host.press.training import every_output, one_thread
 
 SAMPLES = 8
 SHARE = 1e-3
-"""Share of an output's largest value that sums in another order may change, and no error worth the name stays under."""
+"""Share of the largest value of an output's channel that sums in another order may change."""
+
+_FLOOR = 1e-5
+"""The same as a share of the whole output: what one channel takes from large numbers, its own size does not tell."""
 
 _DRAWS = 4
 _MARGIN = 2.0
@@ -52,10 +55,12 @@ def check(format_: str, content: bytes, module: nn.Module, x: np.ndarray) -> flo
                 "does; let it draw at random only where self.training is true"
             )
         together = [output.numpy() for output in every_output(ready(torch.from_numpy(samples)))]
-        allowed = [SHARE * _peak(answer) for answer in wanted]
+        allowed = [_allowed(answer) for answer in wanted]
         for drawn in _drawn(ready, samples):
-            apart = [_apart(*pair) for pair in zip(drawn, together, strict=True)]
-            allowed = [max(least, _MARGIN * one) for least, one in zip(allowed, apart, strict=True)]
+            moved = [_differences(*pair) for pair in zip(drawn, together, strict=True)]
+            # What is infinite on one side alone tells nothing of how far finite answers may lie apart.
+            apart = [float(one[np.isfinite(one)].max(initial=0.0)) for one in moved]
+            allowed = [np.maximum(least, _MARGIN * one) for least, one in zip(allowed, apart, strict=True)]
     why = "the module's answer to a sample depends on the samples beside it"
     _compare(together, wanted, allowed, f"{why}, and a board asks one at a time; compute each sample by itself")
     inputs, _ = exporters.get(format_).tensors(content)
@@ -105,7 +110,7 @@ def _drawn(module: nn.Module, samples: np.ndarray) -> Iterator[Answers]:
             hook.remove()
 
 
-def _compare(found: Answers, wanted: Answers, allowed: Sequence[float], why: str) -> float:
+def _compare(found: Answers, wanted: Answers, allowed: Sequence[np.ndarray], why: str) -> float:
     """Return the largest difference as a share of what is allowed. Raises Unfaithful for one above."""
     if len(found) != len(wanted):
         raise Unfaithful(f"expected {len(wanted)} outputs, as PyTorch gives, got {len(found)}; {why}")
@@ -115,24 +120,44 @@ def _compare(found: Answers, wanted: Answers, allowed: Sequence[float], why: str
             raise Unfaithful(
                 f"output {index}: expected shape {want.shape}, as PyTorch gives, got {answer.shape}; {why}"
             )
-        apart = _apart(answer, want)
-        if apart > limit:
+        differences, limits = _differences(answer, want), np.broadcast_to(limit, want.shape)
+        if (differences > limits).any():
+            worst = np.unravel_index(np.argmax(differences - limits), want.shape)
             raise Unfaithful(
-                f"output {index} differs from PyTorch's by {apart:.2g} (allowed {limit:.2g}) on {len(want)} samples of "
-                f"calibrate; {why}"
+                f"output {index} differs from PyTorch's by {differences[worst]:.2g} (allowed {limits[worst]:.2g}) on "
+                f"{len(want)} samples of calibrate; {why}"
             )
-        shares.append(apart / limit if limit else 0.0)
+        shares.append(
+            float(np.divide(differences, limits, where=limits > 0, out=np.zeros(want.shape)).max(initial=0.0))
+        )
     return max(shares)
 
 
 def _apart(answer: np.ndarray, want: np.ndarray) -> float:
-    """Largest difference; infinite where only one of the two is a finite number."""
+    return float(_differences(answer, want).max(initial=0.0))
+
+
+def _differences(answer: np.ndarray, want: np.ndarray) -> np.ndarray:
+    """Differences, one for each number; infinite where only one of the two is finite."""
     one, other = answer.astype(np.float64), want.astype(np.float64)
     equal = (one == other) | (np.isnan(one) & np.isnan(other))
     with np.errstate(invalid="ignore"):
         differences = np.where(equal, 0.0, np.abs(one - other))
-    return float(np.nan_to_num(differences, nan=np.inf, posinf=np.inf).max(initial=0.0))
+    return np.nan_to_num(differences, nan=np.inf, posinf=np.inf)
 
 
-def _peak(answer: np.ndarray) -> float:
-    return float(np.abs(answer[np.isfinite(answer)].astype(np.float64)).max(initial=0.0))
+def _allowed(answer: np.ndarray) -> np.ndarray:
+    """Return what may differ, by channel: boxes in pixels and scores beside them are held to their own sizes.
+
+    Channels are the axis behind the batch, and the last one; of an output (N, T, F) or (N, C, H, W) both count.
+    """
+    sizes = np.where(np.isfinite(answer), np.abs(answer.astype(np.float64)), 0.0)
+    if not sizes.size:
+        return np.zeros(())
+    limit = np.full((1,) * sizes.ndim, np.inf)
+    for axis in {1, sizes.ndim - 1} - {0}:
+        others = tuple(each for each in range(sizes.ndim) if each != axis)
+        limit = np.minimum(limit, sizes.max(axis=others, keepdims=True))
+    limit = np.minimum(limit, sizes.max())
+    allowed: np.ndarray = np.maximum(SHARE * limit, _FLOOR * sizes.max())
+    return allowed

@@ -9,19 +9,29 @@ _LOST = 0.02
 
 
 def judge(
-    *, tag: str, before: Measured, after: Measured, original: Measured, same: bool, max_drop: float
+    *,
+    tag: str,
+    before: Measured,
+    after: Measured,
+    kept: Measured,
+    original: Measured,
+    same: bool,
+    max_drop: float,
 ) -> tuple[Verdict, str]:
-    """Verdict on one step and its reason. `same` tells that the step changed no weight and no operator."""
+    """Verdict on one step and its reason.
+
+    `kept` is the last state that the guard let pass, whose zeros count; `same` tells that the step changed no weight
+    and no operator.
+    """
     drop = original.accuracy - after.accuracy
     sizes = f"file {before.file_bytes:,} → {after.file_bytes:,} bytes"
     scores = f"accuracy {before.accuracy:.4f} → {after.accuracy:.4f}"
     # Shares of a few thousand samples: what differs by less than one sample's share is the same.
     if drop > max_drop + 1e-9:
         return "accuracy guard", f"{tag}: {scores}, {drop:.4f} below the original, more than max_drop {max_drop:g}"
-    if _zeros(after) < _zeros(before) - _LOST:
+    if _zeros(after) < _zeros(kept) - _LOST:
         return "sparsity lost", (
-            f"{tag} left {_zeros(after):.1%} of the weights zero, and there were {_zeros(before):.1%} "
-            f"({sizes}; {scores})"
+            f"{tag} left {_zeros(after):.1%} of the weights zero, and there were {_zeros(kept):.1%} ({sizes}; {scores})"
         )
     if same:
         return "no-op", f"{tag} changed no weight and no operator ({sizes})"

@@ -20,7 +20,12 @@ def started(model, format_, folder):
 
 @pytest.mark.parametrize(
     ("model", "format_"),
-    [("faithful_zoo:two_faced", "onnx"), ("faithful_zoo:two_faced", "tflite"), ("faithful_zoo:nearly", "onnx")],
+    [
+        ("faithful_zoo:two_faced", "onnx"),
+        ("faithful_zoo:two_faced", "tflite"),
+        ("faithful_zoo:nearly", "onnx"),
+        ("faithful_zoo:wrong_scores", "onnx"),
+    ],
 )
 def test_a_file_that_answers_otherwise_is_no_file(model, format_, tmp_path):
     with pytest.raises(StepFailed) as caught:
@@ -43,6 +48,10 @@ def test_a_file_that_answers_otherwise_is_no_file(model, format_, tmp_path):
 def test_a_module_that_no_file_can_answer_as_is_told(model, line, tmp_path):
     with pytest.raises(StepFailed, match=line):
         started(f"faithful_zoo:{model}", "onnx", tmp_path)
+
+
+def test_small_scores_beside_large_boxes_are_held_to_their_own_size(tmp_path):
+    assert started("faithful_zoo:unsure", "onnx", tmp_path).graph
 
 
 @pytest.mark.parametrize("format_", exporters.names())

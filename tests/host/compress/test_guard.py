@@ -36,3 +36,10 @@ def test_a_step_that_fails_leaves_what_the_steps_before_it_made(press, tmp_path)
     assert made.reason.endswith("kept as of step 1 of 2")
     assert made.accuracy == made.steps[0].measured.accuracy
     assert made.file is not None
+
+
+def test_a_metric_without_a_number_fails_what_it_was_asked_about_and_the_run_goes_on(press, tmp_path):
+    head = 'metric = "compress_zoo:not_a_number"\n' + HEAD
+    made = press(head + one(GENTLE), tmp_path / "out")
+    assert {variant.verdict for variant in made.variants.variants} == {"failed"}
+    assert "the metric of these answers is nan" in made["original.onnx"].reason

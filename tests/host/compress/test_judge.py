@@ -13,7 +13,15 @@ SPARSE = Measured(accuracy=0.9, params=1000, nonzero_params=100, macs=None, file
 
 
 def verdict(after, **changes):
-    given = {"tag": "distill", "before": SPARSE, "after": after, "original": SPARSE, "same": False, "max_drop": 0.05}
+    given = {
+        "tag": "distill",
+        "before": SPARSE,
+        "after": after,
+        "kept": SPARSE,
+        "original": SPARSE,
+        "same": False,
+        "max_drop": 0.05,
+    }
     return judge(**given | changes)
 
 
@@ -23,6 +31,11 @@ def test_zeros_that_a_later_step_filled_are_the_verdict():
     assert "10.0% of the weights zero, and there were 90.0%" in reason
     step = StepResult(technique="distill", options={}, verdict=word, reason=reason, seconds=0.0)
     assert sum_up((step,), kept=1, planned=1)[0] == "sparsity lost"
+
+
+def test_zeros_that_went_while_the_guard_waited_are_the_verdict_of_the_step_that_brought_accuracy_back():
+    dense = msgspec.structs.replace(SPARSE, nonzero_params=1000)
+    assert verdict(dense, before=dense)[0] == "sparsity lost"
 
 
 def test_zeros_that_stay_are_no_matter_and_more_of_them_neither():

@@ -25,6 +25,13 @@ class Mean(nn.Module):
         return self.conv(x).mean(self.axes, keepdim=self.keepdim)
 
 
+class Doubled(Mean):
+    """The same in double precision, which ONNX Runtime does not pool."""
+
+    def forward(self, x):
+        return self.conv(x).double().mean(self.axes, keepdim=self.keepdim).float()
+
+
 @pytest.mark.parametrize(
     ("module", "pools"),
     [
@@ -33,8 +40,9 @@ class Mean(nn.Module):
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)), 1),
         (Mean((1, 2), keepdim=False), 0),
         (Mean((3,), keepdim=True), 0),
+        (Doubled((2, 3), keepdim=True), 0),
     ],
-    ids=["kept", "dropped", "adaptive", "other axes", "one axis"],
+    ids=["kept", "dropped", "adaptive", "other axes", "one axis", "double"],
 )
 def test_a_mean_over_both_spatial_axes_is_a_pool_and_answers_the_same(module, pools):
     content = exporters.get("onnx").export(module.eval(), EXAMPLE)

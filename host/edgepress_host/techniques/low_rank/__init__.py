@@ -137,6 +137,10 @@ class LowRank(Trained, frozen=True):
         _check_rule("", self.method, rule_of(self))
         self._check_overrides()
 
+    def recovers(self) -> bool:
+        """Tell whether the step trains: the penalty is trained with, too."""
+        return super().recovers() or self.when == "regularised"
+
     def _check_overrides(self) -> None:
         overrides = [(f"layers.{key!r}", own) for key, own in self.layers.items()]
         overrides += [(f"types.{key}", own) for key, own in self.types.items()]

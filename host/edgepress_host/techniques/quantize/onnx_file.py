@@ -29,7 +29,7 @@ from edgepress_host.techniques.quantize.onnx_weights import (
     layer_of,
     stored_as,
 )
-from edgepress_host.techniques.quantize.plan import ActivationPlan, WeightPlan, listed
+from edgepress_host.techniques.quantize.plan import ActivationPlan, WeightPlan, listed, refuse_beyond_half
 from edgepress_host.techniques.quantize.ranges import ranges
 
 DYNAMIC_OPERATORS = ["MatMul", "Gemm", "LSTM", "Attention"]
@@ -41,7 +41,9 @@ def to_fp16(content: bytes) -> bytes:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     with quiet():
-        return _finish(convert_float_to_float16(onnx.load_from_string(content), keep_io_types=True))
+        model = onnx.load_from_string(content)
+        refuse_beyond_half((held.layer, held.values) for held in held_weights(model))
+        return _finish(convert_float_to_float16(model, keep_io_types=True))
 
 
 def to_bf16(content: bytes) -> bytes:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 
+from edgepress_host.technique import StepFailed
 from edgepress_host.techniques.quantize.grid import Integers, WeightRange, integers
 from edgepress_host.techniques.quantize.ranges import Method
 
@@ -52,6 +53,21 @@ class ActivationPlan(NamedTuple):
     def levels(self) -> int:
         """Steps of the type."""
         return 1 << self.bits
+
+
+_HALF = 65504.0
+"""The largest number of half precision (IEEE 754)."""
+
+
+def refuse_beyond_half(weights: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Raise StepFailed where a layer's weight does not fit into half precision, in which it would be cut off."""
+    for layer, values in weights:
+        largest = float(np.abs(values).max(initial=0.0))
+        if largest > _HALF:
+            raise StepFailed(
+                f"{layer}: a weight of {largest:g} is beyond half precision ({_HALF:g}); "
+                "take mode bf16, weight_only or static"
+            )
 
 
 def listed(names: list[str]) -> str:

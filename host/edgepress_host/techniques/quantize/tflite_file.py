@@ -13,7 +13,7 @@ import numpy as np
 
 from edgepress_host.press.quiet import quiet
 from edgepress_host.technique import StepFailed
-from edgepress_host.techniques.quantize.plan import ActivationPlan, WeightPlan, listed
+from edgepress_host.techniques.quantize.plan import ActivationPlan, WeightPlan, listed, refuse_beyond_half
 from edgepress_host.techniques.quantize.ranges import ranges
 
 HIGHEST = 8
@@ -57,6 +57,7 @@ class Chosen(NamedTuple):
 
 def to_fp16(content: bytes) -> bytes:
     """Weights in half precision; arithmetic, inputs and outputs stay fp32."""
+    refuse_beyond_half((held.layer, held.values) for held in _held(content))
     with quiet():
         from ai_edge_quantizer import qtyping, quantizer
 

@@ -189,3 +189,8 @@ def vandal(outputs, labels):
 
 def negative_error(outputs, labels):
     return -float((outputs.argmax(1) != labels).mean())
+
+
+def not_a_number(_outputs, _labels):
+    """A metric without an answer."""
+    return float("nan")

@@ -23,6 +23,22 @@ class Nearly(compress_zoo.Net):
         return scores * 1.01 if torch.compiler.is_exporting() else scores
 
 
+class Unsure(torch.nn.Module):
+    """Boxes in pixels beside scores between 0 and 1, which alone go wrong on the way to a file."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = torch.nn.Linear(144, 4)
+        self.wrong = False
+
+    def forward(self, x):
+        found = self.dense(x.flatten(1))
+        scores = found[:, 2:].sigmoid()
+        if torch.compiler.is_exporting() and self.wrong:
+            scores = 1 - scores
+        return torch.cat([640 * found[:, :2].sigmoid(), scores], 1)
+
+
 class Drawing(compress_zoo.Net):
     def forward(self, x):
         return super().forward(functional.dropout(x, 0.5, training=True))
@@ -51,6 +67,16 @@ def two_faced():
 
 def nearly():
     return Nearly().eval()
+
+
+def unsure():
+    return Unsure().eval()
+
+
+def wrong_scores():
+    model = Unsure().eval()
+    model.wrong = True
+    return model
 
 
 def drawing():
