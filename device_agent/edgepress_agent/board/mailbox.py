@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgepress_protocol.errors import Unavailable
@@ -26,28 +27,33 @@ _HEAD = struct.Struct("=6I")
 _END = bytes(4)
 
 
-def device(root: Path) -> Path | None:
-    """Return the mailbox that this process may open, else one that is there, else None."""
-    there = [path for name in _DEVICES if (path := root / name).exists()]
-    return next((path for path in there if os.access(path, os.R_OK)), there[0] if there else None)
+def devices(root: Path) -> list[Path]:
+    """Return the mailboxes that are there, the narrowest first."""
+    return [path for name in _DEVICES if (path := root / name).exists()]
 
 
-def ask(device: Path, command: str) -> str:
+def ask(devices: Sequence[Path], command: str) -> str:
     """Return what the firmware answers, which may be that it does not know the command.
 
+    The first mailbox that this process may use is asked; a service may be kept from one of them.
+
     Raises:
-        Unavailable: the device may not be opened, or did not answer.
+        Unavailable: none may be opened, or the firmware did not answer.
     """
-    buffer = bytearray(request(command))
-    try:
-        descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    refused = []
+    for device in devices:
+        buffer = bytearray(request(command))
         try:
-            fcntl.ioctl(descriptor, _PROPERTY, buffer)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise Unavailable(f"{device}: {error.strerror}; is the user in group video?") from error
-    return answer(bytes(buffer))
+            descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.ioctl(descriptor, _PROPERTY, buffer)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            refused.append(f"{device}: {error.strerror}")
+            continue
+        return answer(bytes(buffer))
+    raise Unavailable(f"{', '.join(refused)}; is the user in group video?")
 
 
 def request(command: str) -> bytes:

@@ -30,8 +30,8 @@ def ask(root: Path, command: str) -> str | None:
 
 
 def _ask_here(root: Path, command: str) -> str | None:
-    device = mailbox.device(root)
-    return _run(command) if device is None else mailbox.ask(device, command)
+    devices = mailbox.devices(root)
+    return mailbox.ask(devices, command) if devices else _run(command)
 
 
 def _run(command: str) -> str | None:

@@ -12,6 +12,7 @@ from edgepress_protocol.errors import UsageError
 
 _DEVICES = (
     # Pattern below /dev, the group that owns such nodes, as Raspberry Pi OS and L4T set them up.
+    ("vcio_gencmd", "video"),  # the Pi, on newer systems
     ("vcio", "video"),  # the Pi's firmware: throttling, and the PMIC of the Pi 5
     ("vchiq", "video"),  # the same, for the vcgencmd of older systems
     ("i2c-*", "i2c"),

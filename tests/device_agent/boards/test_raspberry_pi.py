@@ -83,16 +83,18 @@ class Firmware:
 
 
 @pytest.fixture
-def firmware(boards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Firmware:
-    """A Pi 5's firmware behind a mailbox; the device file itself is a plain one."""
+def firmware(boards: Path, monkeypatch: pytest.MonkeyPatch) -> Firmware:
+    """A Pi 5's firmware behind every mailbox; the device file itself is a plain one."""
     words = {path.name: path.read_text().strip() for path in (boards / "pi5/fake/vcgencmd").iterdir()}
     made = Firmware(words)
     monkeypatch.setattr(mailbox.fcntl, "ioctl", made.ioctl)
-    monkeypatch.setattr(mailbox, "device", lambda root: tree(tmp_path, {"vcio": ""}) / "vcio")
     return made
 
 
-def test_the_mailbox_is_asked_where_there_is_one(boards: Path, firmware: Firmware) -> None:
+def test_the_mailbox_is_asked_where_there_is_one(
+    boards: Path, firmware: Firmware, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailbox, "devices", lambda root: [tree(tmp_path, {"vcio": ""}) / "vcio"])
     recorded = (boards / "pi5/fake/vcgencmd/pmic_read_adc").read_text().strip()
     assert vcgencmd.ask(Path("/"), "pmic_read_adc") == recorded
     assert vcgencmd.ask(Path("/"), "get_throttled") == "throttled=0x0"
@@ -100,20 +102,20 @@ def test_the_mailbox_is_asked_where_there_is_one(boards: Path, firmware: Firmwar
     assert firmware.calls == [0xC0086400] * 3
 
 
-def test_the_mailbox_that_may_be_opened_is_taken(tmp_path: Path) -> None:
-    assert mailbox.device(tmp_path) is None
-    old = tree(tmp_path, {"dev/vcio": ""}) / "dev/vcio"
-    assert mailbox.device(tmp_path) == old
-    new = tree(tmp_path, {"dev/vcio_gencmd": ""}) / "dev/vcio_gencmd"
-    assert mailbox.device(tmp_path) == new
+def test_the_mailbox_that_may_be_used_is_asked(firmware: Firmware, tmp_path: Path) -> None:
+    assert mailbox.devices(tmp_path / "root") == []
+    root = tree(tmp_path / "root", {"dev/vcio": "", "dev/vcio_gencmd": ""})
+    narrow, wide = mailbox.devices(root)
+    assert (narrow.name, wide.name) == ("vcio_gencmd", "vcio")
+    assert mailbox.ask([tmp_path / "gone", wide], "get_throttled") == "throttled=0x0"
 
 
 def test_what_is_no_mailbox_is_an_error_in_one_line(tmp_path: Path) -> None:
     """The real system call, on files that are no mailbox."""
     with pytest.raises(Unavailable, match=r"^/dev/null: .*; is the user in group video\?$"):
-        mailbox.ask(Path("/dev/null"), "get_throttled")
-    with pytest.raises(Unavailable, match="No such file"):
-        mailbox.ask(tmp_path / "vcio", "get_throttled")
+        mailbox.ask([Path("/dev/null")], "get_throttled")
+    with pytest.raises(Unavailable, match="vcio: No such file or directory, /dev/null: Inappropriate ioctl"):
+        mailbox.ask([tmp_path / "vcio", Path("/dev/null")], "get_throttled")
 
 
 PROGRAM = """#!/bin/sh
@@ -135,7 +137,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "vcgencmd").write_text(PROGRAM)
     (tmp_path / "vcgencmd").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(mailbox, "device", lambda root: None)
+    monkeypatch.setattr(mailbox, "devices", lambda root: [])
 
 
 @pytest.mark.usefixtures("program")
@@ -151,7 +153,7 @@ def test_without_a_mailbox_the_program_is_run(monkeypatch: pytest.MonkeyPatch) -
 
 def test_this_machine_is_no_pi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(mailbox, "device", lambda root: None)
+    monkeypatch.setattr(mailbox, "devices", lambda root: [])
     assert vcgencmd.ask(Path("/"), "get_throttled") is None
 
 
