@@ -21,6 +21,7 @@ COMMANDS = (
     look.version,
     service.install,
     service.uninstall,
+    service.upgrade,
     service.status,
     service.logs,
 )

@@ -1,4 +1,4 @@
-"""`edgepress-agent install`, `uninstall`, `status` and `logs`: the agent as a service of systemd."""
+"""`edgepress-agent install`, `uninstall`, `upgrade`, `status`, `logs`: the agent as a service of systemd."""
 
 from __future__ import annotations
 
@@ -77,6 +77,33 @@ def uninstall(root: Path, *, purge: bool, dry_run: bool) -> None:
     _go(plan.uninstall(found, purge=purge), root, dry_run=dry_run)
     if not dry_run:
         click.echo(plan.left_behind(purge=purge))
+
+
+@click.command()
+@click.option("--to", default="edgepress", show_default=True, metavar="WHAT", help="A requirement or a wheel, for pip.")
+@click.option("--program", metavar="COMMAND", help="An agent that is installed already, in place of --to.")
+@_ROOT
+def upgrade(to: str, program: str | None, root: Path) -> None:
+    """Let the service start another edition of the agent, held against this one first, or go back.
+
+    The other edition comes into a virtual environment beside the one in use, with the same runtimes. Where its agent
+    does not start, lacks a runtime or speaks no protocol that the present one speaks, the service stays as it is.
+    """
+    from edgepress_agent.install import facts as board
+    from edgepress_agent.install import plan
+    from edgepress_agent.install import upgrade as change
+
+    root = root.absolute()
+    unit = board.under(root, plan.UNIT)
+    old = change.program_of(unit)
+
+    def new() -> str:
+        if program is not None:
+            return program
+        runtimes = [each.name for each in change.probed(old).runtimes]
+        return change.environment_beside(old, to, runtimes, click.echo)
+
+    change.upgrade(unit, root, new, click.echo)
 
 
 @click.command()
