@@ -11,7 +11,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-arm64 lint bench bench-compression bench-container setup data clean
+.PHONY: demo test test-arm64 lint bench bench-compression bench-container bench-agent deb setup data clean
 
 demo: setup .venv-tflite/ready data
 	$(BIN)/edgepress demo --out runs/demo --tflite-python .venv-tflite/bin/python
@@ -45,6 +45,14 @@ bench-compression: setup data
 # What the container makes of files, and how fast it expands them; FILES="a.onnx b.tflite" takes your own.
 bench-container: setup
 	$(BIN)/python benchmarks/container.py $(or $(FILES),--write)
+
+# What an idle agent costs a board, over TLS: three minutes.
+bench-agent: setup
+	$(BIN)/python benchmarks/agent.py --write
+
+# dist/edgepress-agent_*.deb for Debian bookworm on amd64 and arm64; .venv must be of Python 3.11, as bookworm is.
+deb: setup
+	$(BIN)/python deploy/deb/build.py
 
 setup: .venv/ready
 
