@@ -104,7 +104,7 @@ class Agent:
             finally:
                 process.send_signal(signal.SIGTERM)
                 try:
-                    process.wait(10)
+                    process.wait(WAIT_S)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     raise
