@@ -76,7 +76,10 @@ class Blob(msgspec.Struct, frozen=True):
 class EvaluationSet(msgspec.Struct, frozen=True):
     """Labelled samples pushed to a device: a safetensors file with `x` (N, …) and `y` (N,).
 
-    `metric` is computed on the device; only the built-in ones can be, since no code of the host's travels.
+    A model of several inputs finds them as `x.<i>` (i: position in the manifest's inputs). A model that keeps a state
+    starts anew with each sample; one whose samples have a dimension more than its input, (N, T, …), runs their T
+    steps, and the last one's output counts. `metric` is computed on the device; only the built-in ones can be, since
+    no code of the host's travels.
     """
 
     blob: Blob
@@ -88,13 +91,23 @@ class Golden(msgspec.Struct, frozen=True):
     """Golden vectors: what the host's runtime computed from this very file.
 
     A safetensors file with `input.<i>` and `output.<i>` (i: position in the manifest's inputs and outputs),
-    each (N, …) with N samples. An output passes when max|device - host| <= atol + rtol * max|host|, in the
-    stored type's own steps for integer outputs.
+    each (N, …) with N samples, which are run in this order. An output passes when max|device - host| <= atol +
+    rtol * max|host|, in the stored type's own steps for integer outputs.
     """
 
     blob: Blob
     atol: float
     rtol: float
+
+
+class Carried(msgspec.Struct, frozen=True):
+    """A state that a model takes and gives: what one run puts into `output`, the next finds in `input`.
+
+    At first it is zero. Neither golden vectors nor evaluation sets hold the input.
+    """
+
+    input: Name
+    output: Name
 
 
 class Manifest(msgspec.Struct, frozen=True, tag="manifest"):
@@ -108,6 +121,7 @@ class Manifest(msgspec.Struct, frozen=True, tag="manifest"):
     golden: Golden | None = None
     needs: Text = ""
     created_unix_s: int = 0
+    carried: Annotated[tuple[Carried, ...], msgspec.Meta(max_length=64)] = ()
 
 
 def digest(data: bytes) -> str:

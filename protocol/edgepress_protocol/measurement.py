@@ -227,7 +227,10 @@ class Accuracy(msgspec.Struct, frozen=True):
 
 
 class Measurement(msgspec.Struct, frozen=True):
-    """What one trial measured."""
+    """What one trial measured.
+
+    `providers` are the places where the runtime ran it, the preferred one first; `guards` what confined its process.
+    """
 
     runtime: Runtime
     load_ms: float
@@ -251,3 +254,5 @@ class Measurement(msgspec.Struct, frozen=True):
     layers: tuple[Layer, ...] = ()
     soak: Soak | None = None
     quiet: Quiet | None = None
+    providers: tuple[Name, ...] = ()
+    guards: tuple[Name, ...] = ()

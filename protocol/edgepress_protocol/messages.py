@@ -21,6 +21,7 @@ Generation = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 TrialId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 DeploymentId = TrialId
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+Provider = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9]{0,31}\Z")]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Threads = Annotated[int, msgspec.Meta(ge=1, le=256)]
 
@@ -41,7 +42,8 @@ class ProfileOptions(msgspec.Struct, frozen=True):
     `memory_limit_bytes` is the address space that the model may take above the empty runtime's own;
     `when_busy` measures even while the board's serving model has requests. `paced_hz` is the rate of the paced
     latency, 0 for none; `sweep_threads` are numbers of threads to time beside `threads`; `layers` asks for times per
-    layer; `soak_s` for a load so long, which `timeout_s` does not count.
+    layer; `soak_s` for a load so long, which `timeout_s` does not count. `providers` are places to run on, in this
+    order (`tensorrt`, `cuda`); what is not there, or cannot run a part of the model, leaves it to the CPU.
     """
 
     windows: Annotated[int, msgspec.Meta(ge=1, le=100)] = 5
@@ -58,6 +60,7 @@ class ProfileOptions(msgspec.Struct, frozen=True):
     sweep_threads: Annotated[tuple[Threads, ...], msgspec.Meta(max_length=16)] = ()
     layers: bool = False
     soak_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0
+    providers: Annotated[tuple[Provider, ...], msgspec.Meta(max_length=8)] = ()
 
 
 class Trial(msgspec.Struct, frozen=True):

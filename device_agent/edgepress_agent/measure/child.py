@@ -1,7 +1,7 @@
-"""The runtime's process: `python -m edgepress_agent.measure.child FD PARENT_PID`, started and ended by the agent.
+"""The runtime's process, started and ended by the agent, confined by `isolation.start`, which calls `main` here.
 
-A model that crashes, hangs or eats memory takes down this process, never the agent. It answers the
-questions of `pipe` one after another, and dies with its parent.
+A model that crashes, hangs or eats memory takes down this process, never the agent. It answers the questions of
+`pipe` one after another.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import msgspec
 from edgepress_protocol.errors import Rejected
 
 from edgepress_agent import runtimes
-from edgepress_agent.measure import measuring, process, tensors
+from edgepress_agent.measure import measuring, process, samples, tensors
 from edgepress_agent.measure.pipe import (
     Answer,
     CheckGolden,
@@ -39,13 +39,16 @@ from edgepress_agent.measure.pipe import (
     Warm,
     WarmUp,
     Work,
+    on_gpu,
     pack,
     receive,
 )
+from edgepress_agent.measure.steps import Steps
+from edgepress_agent.runtimes._state import Inspects, RunsOn, TakesProviders
 from edgepress_agent.runtimes._timing import Repeats, TellsLayers
 
 if TYPE_CHECKING:
-    from edgepress_agent.runtimes import Array
+    from edgepress_agent.runtimes import Array, Model, RuntimeModule
 
 _NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "Cannot allocate memory", "out of memory")
 
@@ -69,8 +72,6 @@ class Opening:
 
 def main() -> None:
     """Answer questions until the agent closes the pipe."""
-    process.die_with(int(sys.argv[2]))
-    process.be_first_to_go()
     questions = msgspec.msgpack.Decoder(Question)
     opening: Opening | None = None
     with socket.socket(fileno=int(sys.argv[1])) as connection:
@@ -101,10 +102,15 @@ def look(asked: Look) -> Seen:
 def open_model(asked: Open) -> tuple[Opening, Opened]:
     """Import the runtime, load the model above its baseline, and run it once."""
     runtime, module = runtimes.get(asked.manifest.format)
+    path, gpu = Path(asked.model), on_gpu(asked.providers)
     module.prepare()
-    baseline = process.begin_memory(asked.memory_limit_bytes)
+    if isinstance(module, Inspects):
+        module.inspect(path)
+    # A GPU's driver reserves more address space than any board has memory.
+    limit = None if gpu else asked.memory_limit_bytes or process.allowance_bytes(path, asked.threads)
+    baseline = process.begin_memory(limit)
     started = perf_counter_ns()
-    model = module.load(Path(asked.model), asked.threads)
+    model = load(module, path, asked.threads, asked.providers)
     loaded = perf_counter_ns()
     bound = tensors.bind(model, asked.manifest, asked.batch)
     inputs = bound.arrange(timing_inputs(asked, bound))
@@ -112,19 +118,35 @@ def open_model(asked: Open) -> tuple[Opening, Opened]:
     outputs = model.run(inputs)
     ran = perf_counter_ns()
     opening = Opening(asked, bound, inputs, bound.restore(outputs), baseline, process.peak_bytes())
-    return opening, Opened(runtime, (loaded - started) / 1e6, (ran - ready) / 1e6, bound.batch)
+    providers = model.providers if isinstance(model, RunsOn) else ("cpu",)
+    return opening, Opened(
+        runtime,
+        (loaded - started) / 1e6,
+        (ran - ready) / 1e6,
+        bound.batch,
+        providers,
+        limits=("address-space",) if limit is not None else (),
+    )
+
+
+def load(module: RuntimeModule, path: Path, threads: int, providers: tuple[str, ...]) -> Model:
+    """Load a model where it was asked for, as far as its runtime knows of other places than the CPU."""
+    if providers and isinstance(module, TakesProviders):
+        return module.load_on(path, threads, providers)
+    return module.load(path, threads)
 
 
 def timing_inputs(asked: Open, bound: tensors.Bound) -> list[Array]:
     """Real input where some came (golden, else evaluation), else seeded random; latency can depend on the data."""
     if asked.golden is not None:
-        names = tensors.golden_names(asked.manifest)[0]
+        names = samples.golden_names(asked.manifest)[0]
         path = asked.golden
-    elif asked.evaluation is not None and len(bound.inputs) == 1:
-        names, path = ["x"], asked.evaluation
+    elif asked.evaluation is not None and not bound.stateful:
+        names, path = samples.evaluation_names(bound), asked.evaluation
     else:
         return tensors.random_inputs(bound)
-    return [tensors.fill(array, bound.batch) for array in tensors.Samples(Path(path), names).take(0, bound.batch)]
+    first = samples.Samples(Path(path), names).take(0, bound.batch)
+    return Steps(bound).complete([samples.fill(array, bound.batch) for array in first])
 
 
 def reply(opening: Opening, question: Question) -> Answer:
@@ -135,7 +157,7 @@ def reply(opening: Opening, question: Question) -> Answer:
             assert asked.manifest.golden is not None
             assert asked.golden is not None
             golden, path = asked.manifest.golden, Path(asked.golden)
-            return GoldenChecked(*tensors.check_golden(opening.bound, asked.manifest, golden, path, opening.outputs))
+            return GoldenChecked(*samples.check_golden(opening.bound, asked.manifest, golden, path, opening.outputs))
         case WarmUp(runs, seconds):
             # What the golden vectors took between the first run and this one is not the model's.
             process.forget_peak()
@@ -151,7 +173,7 @@ def reply(opening: Opening, question: Question) -> Answer:
             return measuring.work(opening.timed(), seconds)
         case Evaluate(evaluation):
             assert asked.evaluation is not None
-            return Evaluated(*tensors.evaluate(opening.bound, evaluation.metric, Path(asked.evaluation)))
+            return Evaluated(*samples.evaluate(opening.bound, evaluation.metric, Path(asked.evaluation)))
         case _:
             raise AssertionError(f"no such question after Open: {question}")
 
@@ -176,7 +198,3 @@ def trouble(error: BaseException) -> Trouble:
     if isinstance(error, Rejected):
         return Trouble("rejected", text)
     return Trouble("error", f"{type(error).__name__}: {text}")
-
-
-if __name__ == "__main__":
-    main()

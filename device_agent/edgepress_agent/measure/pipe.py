@@ -17,6 +17,31 @@ from edgepress_protocol.measurement import Layer, Memory, Runtime, Window
 
 LENGTH = struct.Struct(">I")
 MAX_BYTES = 16 * 1024 * 1024
+_ON_CPU = ("cpu", "xnnpack", "acl", "armnn", "dnnl")
+
+# ---- before the first question
+
+
+class Confine(msgspec.Struct, frozen=True, tag="confine"):
+    """What a child keeps when it gives up the rest.
+
+    `files` are those that it may read; `scratch` is the one folder that it may write to; `gpu` leaves it the nodes of
+    GPUs, and what their drivers need; `off` leaves it everything, for a benchmark of what this costs.
+    """
+
+    files: tuple[str, ...]
+    scratch: str
+    nice: int = 0
+    gpu: bool = False
+    off: bool = False
+
+
+class Confined(msgspec.Struct, frozen=True, tag="confined"):
+    """The guards that are on, and one line for each that this kernel does not have."""
+
+    on: tuple[str, ...]
+    off: tuple[str, ...]
+
 
 # ---- questions
 
@@ -24,7 +49,8 @@ MAX_BYTES = 16 * 1024 * 1024
 class Open(msgspec.Struct, frozen=True, tag="open"):
     """Load a model and run it once. Paths are those of verified files.
 
-    `memory_limit_bytes` is the address space allowed above the empty runtime's own.
+    `memory_limit_bytes` is the address space allowed above the empty runtime's own, by default what the board has to
+    give. `providers` are the places to run on, in this order, as `ProfileOptions` has them.
     """
 
     manifest: Manifest
@@ -34,6 +60,7 @@ class Open(msgspec.Struct, frozen=True, tag="open"):
     golden: str | None = None
     evaluation: str | None = None
     memory_limit_bytes: int | None = None
+    providers: tuple[str, ...] = ()
 
 
 class Look(msgspec.Struct, frozen=True, tag="look"):
@@ -103,12 +130,17 @@ Question = Look | Open | CheckGolden | WarmUp | TimeWindows | TimePaced | TimeLa
 
 
 class Opened(msgspec.Struct, frozen=True, tag="opened"):
-    """The model is loaded, and has run once on `batch` samples."""
+    """The model is loaded, and has run once on `batch` samples.
+
+    `providers` are the places where it runs, the preferred one first; `limits` the guards put on beside `Confined`.
+    """
 
     runtime: Runtime
     load_ms: float
     first_ms: float
     batch: int
+    providers: tuple[str, ...] = ("cpu",)
+    limits: tuple[str, ...] = ()
 
 
 class Seen(msgspec.Struct, frozen=True, tag="seen"):
@@ -212,6 +244,11 @@ Answer = (
 )
 
 _encoder = msgspec.msgpack.Encoder()
+
+
+def on_gpu(providers: tuple[str, ...]) -> bool:
+    """Whether running there needs more of the machine than its processors."""
+    return any(provider not in _ON_CPU for provider in providers)
 
 
 def pack(message: msgspec.Struct) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import resource
 import signal
@@ -10,11 +11,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgepress_protocol.errors import Unavailable
 from edgepress_protocol.measurement import Memory
 
+from edgepress_agent.board import memory as board_memory
+
 _PR_SET_PDEATHSIG = 1
-_RESET_PEAK = "5"
+_RESET_PEAK = b"5"
 """Written to clear_refs, it sets VmHWM to the present RSS (proc(5))."""
+
+_OTHER_THREADS = 8
+_STACK_BYTES, _ARENA_BYTES = 8 * 1024 * 1024, 64 * 1024 * 1024
+"""What glibc reserves for each thread: its stack, and a heap of its own."""
 
 
 def die_with(parent_pid: int) -> None:
@@ -43,17 +51,45 @@ class Baseline:
 def begin_memory(limit_bytes: int | None) -> Baseline:
     """Weigh the empty runtime, start the peak anew from there, and limit the address space above it."""
     forget_peak()
-    status = _status()
-    if limit_bytes is not None:
-        limit = status["VmSize"] + limit_bytes
+    baseline = Baseline(_status()["VmRSS"], _pss_bytes())
+    limit_address_space(limit_bytes)
+    return baseline
+
+
+def limit_address_space(above_bytes: int | None) -> None:
+    """Let this process take no more than so much address space above what it has; None lets it take any."""
+    if above_bytes is not None:
+        limit = _status()["VmSize"] + above_bytes
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    return Baseline(status["VmRSS"], _pss_bytes())
+
+
+def allowance_bytes(model: Path, threads: int) -> int | None:
+    """Address space that a model may take on this board: a model that asks for more gets an error, not the board.
+
+    It is nine tenths of the memory that could be had now, the file itself, which may be mapped, and what threads
+    reserve without using it. None where the kernel does not tell how much memory there is.
+    """
+    try:
+        seen = board_memory.read(Path("/"))
+    except Unavailable:
+        return None
+    if seen.available_bytes is None:
+        return None
+    available = min(seen.available_bytes, seen.limit_bytes or seen.available_bytes)
+    reserved = (threads + _OTHER_THREADS) * (_STACK_BYTES + _ARENA_BYTES)
+    return available * 9 // 10 + model.stat().st_size + reserved
 
 
 def forget_peak() -> None:
     """Start the peak anew from what the process holds now."""
     with suppress(OSError):  # a kernel without it: the peak then counts from the start of the process, never less
-        Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
+        os.write(_clear_refs(), _RESET_PEAK)
+
+
+@functools.cache
+def _clear_refs() -> int:
+    """Open it once and keep it: a confined process may no longer open anything of /proc for writing."""
+    return os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
 
 
 def peak_bytes() -> int:

@@ -65,6 +65,7 @@ class Job:
             golden=None if self.golden is None else str(self.golden.resolve()),
             evaluation=None if self.evaluation is None else str(self.evaluation.resolve()),
             memory_limit_bytes=options.memory_limit_bytes,
+            providers=options.providers,
         )
 
 
@@ -192,6 +193,7 @@ async def _complete(child: Worker, job: Job, place: Place, head: Headline) -> Me
                 *head.notes,
                 *power_lost,
                 *no_layers,
+                *(f"the model's process was not confined by {guard}" for guard in child.guards.off),
                 *(f"no readings of {trouble}" for trouble in sensors.look(place.root).troubles),
                 *conditions.notes(head.before, after),
             ),
@@ -201,6 +203,8 @@ async def _complete(child: Worker, job: Job, place: Place, head: Headline) -> Me
             layers=layers,
             soak=soak,
             quiet=head.quiet,
+            providers=head.opened.providers,
+            guards=(*child.guards.on, *head.opened.limits),
         )
     )
 
@@ -262,4 +266,10 @@ def _notes(options: ProfileOptions, opened: Opened) -> tuple[str, ...]:
         lines.append(f"the file's batch is fixed at {opened.batch}; batch {options.batch} was asked for")
     if options.windows == 1:
         lines.append("one window: whether the latency is stable is not known")
+    missing = [provider for provider in options.providers if provider not in opened.providers]
+    if missing:
+        lines.append(
+            f"asked for {', '.join(missing)}, which {opened.runtime.name} could not start here: it ran on"
+            f" {', '.join(opened.providers)}"
+        )
     return tuple(lines)

@@ -1,18 +1,17 @@
-"""What is fed to a model and what is made of its outputs. Runs in the child: the agent itself imports no numpy."""
+"""A model held against its manifest, and what it is fed. The agent itself imports no numpy, and none of this."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from edgepress_protocol.errors import Rejected
-from edgepress_protocol.manifest import Golden, Manifest, TensorSpec
-from safetensors import safe_open
+from edgepress_protocol.manifest import Carried, Manifest, TensorSpec
 
 from edgepress_agent.runtimes import Model, Unsupported
+from edgepress_agent.runtimes._state import KeepsState
 
 if TYPE_CHECKING:
     from edgepress_agent.runtimes import Array
@@ -24,7 +23,8 @@ _SEED = 0
 class Bound:
     """A loaded model held against its manifest: tensors go in and out in the manifest's order.
 
-    `batch` is the first dimension of what is fed at a time.
+    `batch` is the first dimension of what is fed at a time. `carried` are states: pairs of the input that takes one
+    and the output that gives it.
     """
 
     model: Model
@@ -33,6 +33,18 @@ class Bound:
     feed_order: tuple[int, ...]
     take_order: tuple[int, ...]
     batch: int
+    carried: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def free(self) -> tuple[int, ...]:
+        """Positions of the inputs that samples are fed to: all that take no state."""
+        states = {position for position, _ in self.carried}
+        return tuple(i for i in range(len(self.inputs)) if i not in states)
+
+    @property
+    def stateful(self) -> bool:
+        """Whether a run depends on those before it."""
+        return bool(self.carried) or (isinstance(self.model, KeepsState) and self.model.stateful)
 
     def arrange(self, arrays: Sequence[Array]) -> list[Array]:
         """Put arrays from the manifest's order into the file's, in the stored types, ready to run."""
@@ -61,7 +73,30 @@ def bind(model: Model, manifest: Manifest, batch: int) -> Bound:
     take = _match(manifest.outputs, model.outputs, "output")
     inputs = tuple(model.inputs[feed.index(i)] for i in range(len(feed)))
     outputs = tuple(model.outputs[i] for i in take)
-    return Bound(model, inputs, outputs, feed, take, _batch(inputs, batch, resizable=model.resizable))
+    carried = tuple(_carry(each, manifest, inputs, outputs) for each in manifest.carried)
+    bound = Bound(model, inputs, outputs, feed, take, 1, carried)
+    if bound.stateful and batch != 1:
+        raise Unsupported(f"the model keeps a state from run to run, so that its batch is 1; {batch} was asked for")
+    return replace(bound, batch=_batch(inputs, batch, resizable=model.resizable))
+
+
+def _carry(
+    carried: Carried, manifest: Manifest, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+) -> tuple[int, int]:
+    taken = [spec.name for spec in manifest.inputs]
+    given = [spec.name for spec in manifest.outputs]
+    if carried.input not in taken or carried.output not in given:
+        raise Rejected(f"the manifest carries {carried.output!r} to {carried.input!r}, and names no such tensors")
+    source, sink = outputs[given.index(carried.output)], inputs[taken.index(carried.input)]
+    if source.dtype != sink.dtype or not _fits(source.shape, sink.shape):
+        raise Rejected(f"output {carried.output!r} does not fit input {carried.input!r}, which takes its state")
+    return taken.index(carried.input), given.index(carried.output)
+
+
+def zeros(spec: TensorSpec, shape: tuple[int, ...]) -> Array:
+    """Make a tensor of zeros; of zero points where it is quantized."""
+    zero = 0 if spec.quantization is None else spec.quantization.zero_point
+    return np.full(shape, zero, np.dtype(spec.dtype))
 
 
 def _match(said: Sequence[TensorSpec], found: Sequence[TensorSpec], what: str) -> tuple[int, ...]:
@@ -153,120 +188,3 @@ def _random(random: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...
         limits = np.iinfo(dtype)
         return random.integers(limits.min, limits.max, shape, dtype, endpoint=True)
     return random.integers(0, 2, shape).astype(dtype)
-
-
-class Samples:
-    """Tensors of a safetensors file, read a slice at a time so that a large file does not fill a small board.
-
-    Raises:
-        Rejected: it is no such file, or lacks a tensor.
-    """
-
-    def __init__(self, path: Path, names: Sequence[str]) -> None:
-        try:
-            opened: Any = safe_open(str(path), framework="numpy")
-            present = set(opened.keys())
-        except Exception as error:
-            raise Rejected(f"{path.name}: not a safetensors file ({error})") from error
-        missing = [name for name in names if name not in present]
-        if missing:
-            raise Rejected(f"{path.name}: tensor {missing[0]!r} is missing")
-        self._slices = [opened.get_slice(name) for name in names]
-        counts = {int(each.get_shape()[0]) if each.get_shape() else 0 for each in self._slices}
-        if len(counts) != 1 or 0 in counts:
-            raise Rejected(f"{path.name}: its tensors hold different numbers of samples, or none")
-        self.count = counts.pop()
-
-    def take(self, start: int, stop: int) -> list[Array]:
-        """Read samples `start` to `stop` of each tensor."""
-        return [each[start:stop] for each in self._slices]
-
-    def batches(self, batch: int) -> Iterator[tuple[list[Array], int]]:
-        """Yield batches of exactly `batch`, the last one filled up with its last sample, and how many are real."""
-        for start in range(0, self.count, batch):
-            arrays = self.take(start, min(start + batch, self.count))
-            real = len(arrays[0])
-            yield [fill(array, batch) for array in arrays], real
-
-
-def fill(array: Array, batch: int) -> Array:
-    """Repeat the last sample until there are `batch`."""
-    lacking = batch - len(array)
-    return array if lacking <= 0 else np.concatenate([array, np.repeat(array[-1:], lacking, axis=0)])
-
-
-def golden_names(manifest: Manifest) -> tuple[list[str], list[str]]:
-    """Names of the input and output tensors in a golden file."""
-    return [f"input.{i}" for i in range(len(manifest.inputs))], [f"output.{i}" for i in range(len(manifest.outputs))]
-
-
-def check_golden(
-    bound: Bound, manifest: Manifest, golden: Golden, path: Path, first: Sequence[Array]
-) -> tuple[float, str]:
-    """Run the golden inputs and hold the outputs against the host's, as `Golden` defines it.
-
-    `first` is what the first batch of them gave when the model was opened: a model that keeps a state must see
-    each sample once, in the host's order. Returns the largest error over all outputs, and the line that says
-    what is wrong, empty where nothing is.
-    """
-    input_names, output_names = golden_names(manifest)
-    samples = Samples(path, [*input_names, *output_names])
-    split = len(input_names)
-    errors, peaks = np.zeros(len(output_names)), np.zeros(len(output_names))
-    for number, (arrays, real) in enumerate(samples.batches(bound.batch)):
-        results = bound.run(arrays[:split]) if number else first
-        for i, (ours, theirs) in enumerate(zip(results, arrays[split:], strict=True)):
-            # NaN wins over every number here.
-            error, peak = compare(ours[:real], theirs[:real])
-            errors[i], peaks[i] = np.maximum(errors[i], error), np.maximum(peaks[i], peak)
-    limits = golden.atol + golden.rtol * peaks
-    # Written so that NaN counts as wrong.
-    wrong = next((i for i in range(len(errors)) if not errors[i] <= limits[i]), None)
-    line = ""
-    if wrong is not None:
-        line = (
-            f"golden vectors: {output_names[wrong]} is off by {errors[wrong]:.4g}, at most {limits[wrong]:.4g} is right"
-        )
-    return float(errors.max()), line
-
-
-def compare(ours: Array, theirs: Array) -> tuple[float, float]:
-    """Return max|ours - theirs| and max|theirs|."""
-    if ours.shape != theirs.shape:
-        raise Rejected(f"golden vectors: the output has shape {ours.shape}, the host's {theirs.shape}")
-    a, b = ours.astype(np.float64), theirs.astype(np.float64)
-    # Infinities that agree differ by nothing.
-    difference = np.where(a == b, 0.0, np.abs(a - b))
-    return float(difference.max()), float(np.abs(b).max())
-
-
-def evaluate(bound: Bound, metric: str, path: Path) -> tuple[float, int]:
-    """Compute a metric over an evaluation set; returns it and the number of samples.
-
-    Raises:
-        Rejected: the file does not fit, or the metric is not known here.
-        Unsupported: the model has several inputs, where the set feeds one.
-    """
-    if metric not in METRICS:
-        raise Rejected(f"metric {metric!r} cannot be computed on a device: only {', '.join(sorted(METRICS))}")
-    if len(bound.inputs) != 1:
-        raise Unsupported(f"an evaluation set feeds one input, the model has {len(bound.inputs)}")
-    samples = Samples(path, ["x", "y"])
-    score, total = METRICS[metric], 0.0
-    for (x, y), real in samples.batches(bound.batch):
-        outputs = to_real(bound.run([x])[0], bound.outputs[0])
-        total += score(outputs[:real], y[:real])
-    return total / samples.count, samples.count
-
-
-def _top1(outputs: Array, labels: Array) -> float:
-    return float((outputs.reshape(len(outputs), -1).argmax(axis=1) == labels.reshape(-1)).sum())
-
-
-def _neg_mse(outputs: Array, targets: Array) -> float:
-    difference = (outputs - targets.reshape(outputs.shape)).reshape(len(outputs), -1)
-    return -float(np.square(difference).mean(axis=1).sum())
-
-
-METRICS: dict[str, Callable[[Array, Array], float]] = {"top1": _top1, "neg_mse": _neg_mse}
-"""Sum over a batch's samples of a score that is higher where the model is better."""

@@ -1,8 +1,8 @@
-"""Runtimes: one module each, named after the artifact format that it runs.
+"""Runtimes: one module each, which says the artifact format that it runs; of two for a format, its namesake is first.
 
-A runtime module has `available()`, which imports nothing heavy and is asked in the agent's own process;
-`prepare()` and `load()` run in a child process only. Other packages add one with an entry point of the group
-`edgepress.runtimes`, named after the format, that points to such a module.
+A runtime module has `available()`, which imports nothing heavy and is asked in the agent's own process; `prepare()` and
+`load()` run in a child process only; `_timing` and `_state` name what it may offer beside these. Other packages add one
+with an entry point of the group `edgepress.runtimes` that points to such a module.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class RuntimeModule(Protocol):
 
 @functools.cache
 def every() -> dict[str, RuntimeModule]:
-    """Return all runtime modules by format, installed or not. They are looked for once: it takes milliseconds."""
+    """Return all runtime modules by name, installed or not. They are looked for once: it takes milliseconds."""
     formats = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
     own = {name: _as_runtime(importlib.import_module(f"{__name__}.{name}")) for name in formats}
     foreign = entry_points(ENTRY_POINTS)
@@ -110,12 +110,13 @@ def get(artifact_format: str) -> tuple[Runtime, RuntimeModule]:
     Raises:
         Unsupported: none is installed.
     """
-    module = every().get(artifact_format)
-    runtime = _offer(module) if module is not None else None
-    if module is None or runtime is None:
-        have = ", ".join(f"{each.format} ({each.name} {each.version})" for each in installed()) or "none"
-        raise Unsupported(f"no runtime for format {artifact_format!r} is installed; this agent runs: {have}")
-    return runtime, module
+    candidates = sorted(every().items(), key=lambda each: each[0] != artifact_format)
+    for _, module in candidates:
+        runtime = _offer(module)
+        if runtime is not None and runtime.format == artifact_format:
+            return runtime, module
+    have = ", ".join(f"{each.format} ({each.name} {each.version})" for each in installed()) or "none"
+    raise Unsupported(f"no runtime for format {artifact_format!r} is installed; this agent runs: {have}")
 
 
 @functools.cache

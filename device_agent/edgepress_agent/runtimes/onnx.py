@@ -1,4 +1,4 @@
-"""ONNX Runtime, on its CPU provider."""
+"""ONNX Runtime, on its CPU provider, or on those that a trial asks for."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgepress_protocol.errors import Rejected
 from edgepress_protocol.manifest import TensorSpec
 from edgepress_protocol.measurement import Layer, Runtime
 
 from edgepress_agent.runtimes import Unsupported, distribution
+from edgepress_agent.runtimes._external import first_outside
 
 if TYPE_CHECKING:
     from edgepress_agent.runtimes import Array
@@ -34,6 +36,7 @@ _TYPES = {
     "tensor(uint64)": "uint64",
     "tensor(bool)": "bool",
 }
+_PROVIDER, _CPU = "ExecutionProvider", "cpu"
 LAYERS_WARMUP_RUNS = 5
 _KERNEL = "_kernel_time"
 _UNKNOWN = ("is not a registered function/op", "NOT_IMPLEMENTED", "NotImplemented", "only *guarantees* support")
@@ -55,7 +58,40 @@ def load(path: Path, threads: int) -> OnnxModel:
     Raises:
         Unsupported: it has an operator, an opset or a type that this ONNX Runtime does not know.
     """
-    return OnnxModel(_session(path, _options(threads)))
+    return load_on(path, threads, ())
+
+
+def load_on(path: Path, threads: int, providers: Sequence[str]) -> OnnxModel:
+    """Load an ONNX file to run on these execution providers, as far as this build has them, and on the CPU.
+
+    Raises:
+        Unsupported: as `load` does.
+    """
+    import onnxruntime
+
+    here = {short(each): each for each in onnxruntime.get_available_providers()}
+    asked = [here[name] for name in map(short, providers) if name in here and name != _CPU]
+    return OnnxModel(_session(path, _options(threads), asked))
+
+
+def short(provider: str) -> str:
+    """Return the name that people use.
+
+    >>> short("TensorrtExecutionProvider"), short("CUDA")
+    ('tensorrt', 'cuda')
+    """
+    return provider.removesuffix(_PROVIDER).lower()
+
+
+def inspect(path: Path) -> None:
+    """Refuse a file that keeps tensors in others.
+
+    Raises:
+        Rejected: it does.
+    """
+    other = first_outside(path)
+    if other is not None:
+        raise Rejected(f"the file keeps tensors in another file, {other!r}; a variant is one file: save it as one")
 
 
 def layer_times(path: Path, threads: int, inputs: Sequence[Array], runs: int) -> tuple[Layer, ...]:
@@ -101,11 +137,11 @@ def _options(threads: int) -> Any:
     return options
 
 
-def _session(path: Path, options: Any) -> Any:
+def _session(path: Path, options: Any, providers: Sequence[str] = ()) -> Any:
     import onnxruntime
 
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(path), options, providers=[*providers, f"CPU{_PROVIDER}"])
     except Exception as error:
         if any(sign in f"{type(error).__name__} {error}" for sign in _UNKNOWN):
             raise Unsupported(f"ONNX Runtime {onnxruntime.__version__}: {error}") from error
@@ -119,6 +155,8 @@ class OnnxModel:
 
     def __init__(self, session: Any) -> None:
         self._session = session
+        # A provider that could not start is left out here, and nowhere else.
+        self.providers = tuple(short(each) for each in session.get_providers())
         self.inputs = tuple(_spec(each) for each in session.get_inputs())
         self.outputs = tuple(_spec(each) for each in session.get_outputs())
         self._input_names = [spec.name for spec in self.inputs]

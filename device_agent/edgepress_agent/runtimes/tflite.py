@@ -18,6 +18,11 @@ from edgepress_agent.runtimes import Unsupported, distribution
 if TYPE_CHECKING:
     from edgepress_agent.runtimes import Array
 
+_RESOURCE_OPERATOR = "VAR_HANDLE"
+_STATEFUL_OPERATORS = {
+    *(_RESOURCE_OPERATOR, "SVDF", "RNN", "LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN", "UNIDIRECTIONAL_SEQUENCE_LSTM"),
+    *("BIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_LSTM"),
+}
 _UNKNOWN = ("unresolved custom op", "Didn't find op for builtin opcode", "Select TensorFlow op", "flex")
 
 
@@ -72,6 +77,10 @@ class TfliteModel:
         self.outputs = tuple(_spec(each) for each in outputs)
         self._input_indexes = [int(each["index"]) for each in inputs]
         self._output_indexes = [int(each["index"]) for each in outputs]
+        # Nothing public tells which tensors are variables; the list of operators is the same in all runtimes so far.
+        operators = {str(each["op_name"]) for each in self._interpreter._get_ops_details()}  # noqa: SLF001
+        self.stateful = not operators.isdisjoint(_STATEFUL_OPERATORS)
+        self._has_resources = _RESOURCE_OPERATOR in operators
         self._own_shapes = [tuple(int(size) for size in each["shape"]) for each in inputs]
         self._shapes = self._own_shapes
 
@@ -86,6 +95,13 @@ class TfliteModel:
         self._feed(inputs)
         invoke: Callable[[], object] = self._interpreter.invoke
         return invoke
+
+    def reset(self) -> None:
+        """Set its variables back; those that are resources only a new interpreter has afresh."""
+        if self._has_resources:
+            self._interpreter, self._shapes = self._start(), self._own_shapes
+        else:
+            self._interpreter.reset_all_variables()
 
     def _feed(self, inputs: Sequence[Array]) -> None:
         shapes = [each.shape for each in inputs]

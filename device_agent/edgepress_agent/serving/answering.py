@@ -1,4 +1,4 @@
-"""The serving process: `python -m edgepress_agent.serving.answering FD PARENT_PID LISTENING_FD`.
+"""The serving process: `main` is called by `isolation.start`, with the arguments FD PARENT_PID LISTENING_FD.
 
 It loads one model, answers HTTP on a socket that the agent listens on, and tells the agent how it goes.
 While one such process takes over from another, both accept on the same socket, so that no request is lost.
@@ -19,16 +19,17 @@ from edgepress_agent import runtimes
 from edgepress_agent.measure import process, tensors
 from edgepress_agent.measure.child import trouble
 from edgepress_agent.measure.pipe import Question, Ready, Serve, pack, receive
+from edgepress_agent.measure.steps import Steps
 from edgepress_agent.serving.handler import Handler
 from edgepress_agent.serving.service import Counts, Service
 
 _REPORT_EVERY_S = 0.1
+_CONNECTIONS = 128
+"""Each has a thread, for whose address space there must be room; as many more wait to be accepted."""
 
 
 def main() -> None:
     """Load, serve until told to drain, drain."""
-    process.die_with(int(sys.argv[2]))
-    process.be_first_to_go()
     questions = msgspec.msgpack.Decoder(Question)
     pipe = socket.socket(fileno=int(sys.argv[1]))
     listening = socket.socket(fileno=int(sys.argv[3]))
@@ -54,9 +55,12 @@ def main() -> None:
 def load(asked: Serve) -> tensors.Bound:
     """Load the model and run it once, so that the first request does not pay for it."""
     _, module = runtimes.get(asked.manifest.format)
+    path = Path(asked.model)
     module.prepare()
-    bound = tensors.bind(module.load(Path(asked.model), 1), asked.manifest, 1)
+    process.limit_address_space(process.allowance_bytes(path, _CONNECTIONS))
+    bound = tensors.bind(module.load(path, 1), asked.manifest, 1)
     bound.run(tensors.random_inputs(bound))
+    Steps(bound).restart()
     return bound
 
 
@@ -85,7 +89,3 @@ def report(counts: Counts, pipe: socket.socket) -> None:
         if last:
             return
         sleep(_REPORT_EVERY_S)
-
-
-if __name__ == "__main__":
-    main()

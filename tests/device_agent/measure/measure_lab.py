@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -16,7 +18,7 @@ from edgepress_protocol.transfer import describe
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 MODELS = FIXTURES / "models"
-QUICK = ProfileOptions(windows=3, window_s=0.05, warmup_runs=4, warmup_s=0.02, timeout_s=120)
+QUICK = ProfileOptions(windows=3, window_s=0.05, warmup_runs=4, warmup_s=0.02, timeout_s=240)
 BOARDS = ("agx-orin", "battery", "nano", "orin-nano", "pi3bplus", "pi4", "pi4_ina226", "pi5", "x86-rapl")
 
 
@@ -70,6 +72,22 @@ class Lab:
     def profile_variant(self, name: str, options=QUICK, **files):
         variant = Variant(name)
         return self.profile(variant.manifest, variant.model, options, golden=variant.golden, **files)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)
+
+
+@pytest.fixture
+def misbehaving_runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Install the test runtime as a user would: on the path of the agent and of its children."""
+    plugin = str(FIXTURES / "plugin")
+    monkeypatch.syspath_prepend(plugin)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [plugin, os.environ.get("PYTHONPATH", "")])))
+    runtimes.every.cache_clear()
+    yield
+    runtimes.every.cache_clear()
 
 
 def gone(pid: int) -> bool:

@@ -24,8 +24,8 @@ def test_a_right_model_passes_its_check(lab: Lab, name):
         assert asyncio.run(done) is None
 
 
-def test_a_model_that_hangs_does_not_pass_its_check(lab: Lab, misbehaving_runtime, tmp_path):
-    manifest, model = lab.misbehaving(f"hang {tmp_path / 'pids'}")
+def test_a_model_that_hangs_does_not_pass_its_check(lab: Lab, misbehaving_runtime):
+    manifest, model = lab.misbehaving("hang")
     outcome = asyncio.run(check.golden(manifest, model, None, timeout_s=1, work_dir=lab.folder / "work"))
     assert outcome == Failed("timeout", "not loaded and checked after 1 s, and stopped")
 

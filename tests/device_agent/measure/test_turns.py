@@ -56,9 +56,8 @@ def test_a_lock_that_cannot_be_had_is_one_line(lab: Lab):
     assert "Is a directory" in outcome.detail
 
 
-def test_the_child_dies_with_the_agent(lab: Lab, misbehaving_runtime, tmp_path):
-    pids = tmp_path / "pids"
-    manifest, model = lab.misbehaving(f"hang {pids}")
+def test_the_child_dies_with_the_agent(lab: Lab, misbehaving_runtime):
+    manifest, model = lab.misbehaving("hang")
     program = (
         "import asyncio, sys, msgspec; from pathlib import Path; from edgepress_agent.measure import check;"
         "from edgepress_protocol.manifest import Manifest;"
@@ -66,9 +65,8 @@ def test_the_child_dies_with_the_agent(lab: Lab, misbehaving_runtime, tmp_path):
         "asyncio.run(check.golden(m, p, None, timeout_s=100, work_dir=p.parent / 'work'))"
     )
     agent = subprocess.Popen([sys.executable, "-c", program, msgspec.json.encode(manifest).decode(), str(model)])
-    wait_for(lambda: pids.exists() and pids.read_text().count(" ") == 1)
-    child, grandchild = (psutil.Process(int(pid)) for pid in pids.read_text().split())
+    wait_for(lambda: psutil.Process(agent.pid).children(), seconds=100)
+    (child,) = psutil.Process(agent.pid).children()
     agent.kill()
     agent.wait()
     wait_for(lambda: gone(child.pid))
-    grandchild.kill()

@@ -1,0 +1,44 @@
+"""Which files a confined child may see: the system's and Python's libraries, its model, and a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgepress_agent.isolation.landlock import DEVICE, OWN, READ, Allowed
+from edgepress_agent.measure.pipe import Confine
+
+# Not /etc, /var, /home, /root, /run: there are keys, passwords and the agent's own state.
+_SYSTEM = (
+    *("/usr", "/lib", "/lib32", "/lib64", "/proc", "/sys"),
+    *("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives"),
+)
+_OF_GPUS = ("/etc/nv_tegra_release", "/etc/nv_boot_control.conf", "/etc/OpenCL", "/etc/nvidia", "/etc/vulkan")
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+_GPU_DEVICES = ("nv*", "dri", "dma_heap", "tegra*", "shm")
+
+
+def paths(plan: Confine) -> Iterator[Allowed]:
+    """List what may be seen, what is not there included."""
+    for folder in _SYSTEM:
+        yield Allowed(Path(folder), READ)
+    for entry in python_folders():
+        yield Allowed(entry, READ)
+    for file in plan.files:
+        yield Allowed(Path(file), READ)
+    for name in _DEVICES:
+        yield Allowed(Path("/dev", name), DEVICE)
+    if plan.gpu:
+        yield from (Allowed(Path(path), READ) for path in _OF_GPUS)
+        yield from (Allowed(path, DEVICE) for name in _GPU_DEVICES for path in Path("/dev").glob(name))
+    yield Allowed(Path(plan.scratch), OWN)
+
+
+def python_folders() -> list[Path]:
+    """Folders of this Python, of what it imports, and of the libraries that its environment names; never `/`."""
+    libraries = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    entries = {sys.prefix, sys.base_prefix, sys.exec_prefix, *sys.path, *libraries}
+    folders = (Path(entry).resolve() for entry in sorted(entries) if entry)
+    return [folder for folder in folders if folder != Path("/")]
