@@ -17,6 +17,9 @@ from edgepress_agent.sensors import pi_throttled
 
 T = TypeVar("T")
 
+_THROTTLE_BITS = 0xF000F
+"""Those that mean something: of this moment, and since boot."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -57,7 +60,7 @@ def read(sources: Sequence[sensors.Source], root: Path) -> Snapshot:
 
 def throttled(before: Snapshot, after: Snapshot) -> str:
     """Say how the board has begun to throttle between two moments; empty where it has not, or where nobody can say."""
-    new_bits = (after.conditions.throttle_bits or 0) & ~(before.conditions.throttle_bits or 0)
+    new_bits = (after.conditions.throttle_bits or 0) & ~(before.conditions.throttle_bits or 0) & _THROTTLE_BITS
     if before.conditions.throttle_bits is not None and new_bits:
         return f"the board throttled: {pi_throttled.words(new_bits)}"
     if before.throttle_events is not None and after.throttle_events is not None:

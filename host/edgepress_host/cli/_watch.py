@@ -137,6 +137,7 @@ def _cells(trial: TrialView, view: MeasurementView | None) -> tuple[str, ...]:
         word
         for word, is_so in (
             ("unstable", found.latency.unstable),
+            ("disturbed", found.quiet is not None and bool(found.quiet.disturbed)),
             ("simulated", found.simulated),
             ("emulated", found.emulated),
         )

@@ -71,6 +71,14 @@ def profile_options(function: Callable[..., None]) -> Callable[..., None]:
         metavar="BYTES",
         help="Address space that the model may take over the empty runtime's.",
     )
+    @_number(
+        "--paced", click.FloatRange(0, 1000), default.paced_hz, "HZ", "Also time at this rate; 0: not.", "paced_hz"
+    )
+    @_number("--soak", click.FloatRange(0, 86_400), default.soak_s, "S", "Also load the board so long.", "soak_s")
+    @click.option(
+        "--sweep-threads", multiple=True, type=click.IntRange(1, 256), metavar="N", help="Also time with N threads."
+    )
+    @click.option("--layers", is_flag=True, help="Also time each layer, in a run of its own.")
     @click.option("--when-busy", is_flag=True, help="Measure even while the board's serving model has requests.")
     @functools.wraps(function)
     def collected(**given: Any) -> None:
