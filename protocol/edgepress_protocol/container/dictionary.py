@@ -3,7 +3,9 @@
 It is a part of the form: another dictionary is another version of the container, and this file stays for ever.
 """
 
-from pathlib import Path
+import pkgutil
 
 # Not by importlib.resources, which brings zipfile and tempfile: an idle agent would hold their megabyte for ever.
-DICTIONARY = Path(__file__).with_name("graphs-1.dict").read_bytes()
+_READ = pkgutil.get_data(__package__, "graphs-1.dict")
+assert _READ is not None, "the package was installed by something that cannot read its files"
+DICTIONARY: bytes = _READ
