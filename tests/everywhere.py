@@ -25,7 +25,10 @@ COMPRESSION = "tests/host/compress"
 NONE_CHOSEN = 5
 """Exit status of pytest where its arguments leave no test."""
 
-TFLITE_TESTS = ("tests/device_agent/measure",)  # what the agent's core is tested with are ONNX files
+TFLITE_TESTS = (
+    "tests/device_agent/measure",
+    "tests/device_agent/serving",
+)  # what the agent's core is tested with are ONNX files
 
 
 def interpreters() -> dict[str, Path]:

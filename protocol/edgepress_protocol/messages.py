@@ -11,8 +11,10 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 
 from edgepress_protocol.errors import Rejected
+from edgepress_protocol.histogram import Histogram
 from edgepress_protocol.manifest import BlobSize, EvaluationSet, Manifest, Name, Sha256, Text
 from edgepress_protocol.measurement import Device, DeviceId, Measurement
+from edgepress_protocol.served import InputStats
 from edgepress_protocol.version import SPOKEN
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
@@ -192,7 +194,11 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 
 
 class Telemetry(msgspec.Struct, frozen=True, tag="telemetry"):
-    """The board and its serving model, at intervals. What cannot be read is None."""
+    """The board and its serving model, at intervals. What cannot be read is None.
+
+    Requests and errors are counted since the agent started; `request_latency` and `request_inputs` are of the model
+    that serves now: how long its answers took on the board, and the values that it was asked with.
+    """
 
     uptime_s: float
     cpu_percent: float | None = None
@@ -204,6 +210,8 @@ class Telemetry(msgspec.Struct, frozen=True, tag="telemetry"):
     request_errors: Count | None = None
     request_p50_ms: float | None = None
     simulated: bool = False
+    request_latency: Histogram | None = None
+    request_inputs: Annotated[tuple[InputStats, ...], msgspec.Meta(max_length=256)] = ()
 
 
 ToDevice = Want | HostState | Manifest

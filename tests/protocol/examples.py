@@ -34,6 +34,7 @@ from edgepress_protocol.measurement import (
     Usage,
     Window,
 )
+from edgepress_protocol.served import InputStats
 from edgepress_protocol.signing import PrivateKey
 from edgepress_protocol.transfer import describe, encode_frame, to_bitmap
 
@@ -106,6 +107,13 @@ TO_HOST: dict[str, msgspec.Struct] = {
     "report-failed": m.Report("0" * 32, "a" * 64, m.Failed("timeout", "no answer within 600 s")),
     "progress": m.Progress("0" * 32, "measuring", "window 2 of 5"),
     "telemetry": m.Telemetry(12.5, 3.0, 1 << 30, 45.5, None, 1 << 33, 10, 0, 1.25),
+    "telemetry-served": m.Telemetry(
+        12.5,
+        requests=3,
+        request_errors=1,
+        request_latency=Histogram.of([1_250_000, 2_500_000]),
+        request_inputs=(InputStats("x", 2, 32, 0.5, 0.25, -1.0, 1.5, 1, 2),),
+    ),
 }
 FRAME = encode_frame(_BLOB.wire.sha256, 0, _FORM[:1024])
 

@@ -44,6 +44,8 @@ def read(root: Path, serve_stats: ServeStats | None, *, state_dir: Path | None =
         request_errors=None if serve_stats is None else serve_stats.errors,
         request_p50_ms=requests.percentile_ms(50) if requests is not None and requests.total else None,
         simulated=is_simulated(root),
+        request_latency=requests,
+        request_inputs=() if serve_stats is None else serve_stats.inputs,
     )
 
 

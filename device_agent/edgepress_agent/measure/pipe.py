@@ -14,6 +14,7 @@ import msgspec
 from edgepress_protocol.histogram import Histogram
 from edgepress_protocol.manifest import EvaluationSet, Manifest, TensorSpec
 from edgepress_protocol.measurement import Layer, Memory, Runtime, Window
+from edgepress_protocol.served import InputStats
 
 LENGTH = struct.Struct(">I")
 MAX_BYTES = 16 * 1024 * 1024
@@ -213,12 +214,13 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Served(msgspec.Struct, frozen=True, tag="served"):
-    """Requests being answered now; and since the last such message, those answered, those in error, and latencies."""
+    """Requests being answered now; since the last such message, those answered, those in error, latencies, inputs."""
 
     in_flight: int
     requests: int
     errors: int
     latency: Histogram
+    inputs: tuple[InputStats, ...] = ()
 
 
 class Trouble(msgspec.Struct, frozen=True, tag="trouble"):

@@ -1,47 +1,48 @@
 """The local inference endpoint: a socket that stays, and child processes that come and go behind it.
 
 The agent listens and never reads a request; the child that holds the active model accepts. A swap starts the
-next child, waits until it is ready, and only then lets the old one finish.
+next child, waits until it is ready, and only then lets the old one finish, which hands its connections on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import ipaddress
-import os
 import socket
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
-from edgepress_protocol.errors import Unavailable, UsageError
+from edgepress_protocol.errors import Unavailable
 from edgepress_protocol.histogram import Histogram
 from edgepress_protocol.manifest import Manifest
+from edgepress_protocol.served import InputStats
 
 from edgepress_agent.measure.needs import unmet
 from edgepress_agent.measure.pipe import Drain, Ready, Serve, Served
 from edgepress_agent.measure.worker import Ended, Worker
+from edgepress_agent.serving.listening import listen, unlink
 
 QUIET_S = 2.0
 """Requests this recent mean that another is likely: the board is not idle."""
 
-_BACKLOG = 128
 _RETIRE_S = 35.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 
 
 @dataclass(frozen=True)
 class ServeStats:
-    """Requests since the agent started: answered, of these in error, their latencies, and those in flight."""
+    """Requests since the agent started: answered, of these in error, and those in flight.
+
+    `latency` and `inputs` are of the model that serves now: its answers' times, and the values that it was asked with.
+    """
 
     requests: int = 0
     errors: int = 0
     in_flight: int = 0
     latency: Histogram = field(default_factory=Histogram)
+    inputs: tuple[InputStats, ...] = ()
 
 
 class Server:
@@ -56,7 +57,8 @@ class Server:
         self._current: _Serving | None = None
         self._retiring: set[asyncio.Task[None]] = set()
         self._all: set[_Serving] = set()
-        self._total = ServeStats()
+        self._requests = 0
+        self._errors = 0
         self._last_activity_s = -QUIET_S
         self._changed = asyncio.Event()
         self.on_trouble: Callable[[str], None] = lambda _: None
@@ -67,7 +69,10 @@ class Server:
         Raises:
             UsageError: the address cannot be listened on, or others than this machine could reach it.
         """
-        self._socket = _listen(self._wanted_address)
+        self._socket = listen(self._wanted_address)
+        # A message is one connection. The end that takes must not block the child that another was quicker than.
+        self._give, self._take = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._take.setblocking(False)
         self.address = self._wanted_address
         if self._socket.family != socket.AF_UNIX:
             self.address = "{}:{}".format(*self._socket.getsockname()[:2])
@@ -105,9 +110,10 @@ class Server:
         for serving in list(self._all):
             await self._end(serving)
         self._current = None
-        self._socket.close()
+        for each in (self._socket, self._give, self._take):
+            each.close()
         if self._wanted_address.startswith("unix:"):
-            _unlink(self._wanted_address)
+            unlink(self._wanted_address)
 
     def busy(self) -> bool:
         """Whether a request is in flight, or was within the last two seconds."""
@@ -122,9 +128,10 @@ class Server:
                 await asyncio.wait_for(self._changed.wait(), quiet_in_s)
 
     def stats(self) -> ServeStats:
-        """Return the counts of all models that served."""
-        total = self._total
-        return ServeStats(total.requests, total.errors, self._in_flight(), total.latency)
+        """Return the counts of all models that served, and what is known of the one that serves now."""
+        now = self._current
+        latency, inputs = (Histogram(), ()) if now is None else (now.latency, tuple(now.inputs.values()))
+        return ServeStats(self._requests, self._errors, self._in_flight(), latency, inputs)
 
     def _in_flight(self) -> int:
         return sum(serving.in_flight for serving in self._all)
@@ -152,8 +159,8 @@ class Server:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def _run(self, serving: _Serving) -> None:
-        listening = self._socket.fileno()
-        async with Worker(self._work_dir, "edgepress_agent.serving.answering", [listening]) as child:
+        handed_in = [each.fileno() for each in (self._socket, self._give, self._take)]
+        async with Worker(self._work_dir, "edgepress_agent.serving.answering", handed_in) as child:
             await child.ask(serving.asked, Ready)
             serving.child = child
             if serving.ready.done():
@@ -164,9 +171,12 @@ class Server:
                 self._count(serving, await child.next(Served))
 
     def _count(self, serving: _Serving, news: Served) -> None:
-        total = self._total
-        latency = total.latency.merge(news.latency)
-        self._total = ServeStats(total.requests + news.requests, total.errors + news.errors, 0, latency)
+        self._requests += news.requests
+        self._errors += news.errors
+        serving.latency = serving.latency.merge(news.latency)
+        for seen in news.inputs:
+            before = serving.inputs.get(seen.name)
+            serving.inputs[seen.name] = seen if before is None else before.merge(seen)
         if news.requests or news.in_flight or serving.in_flight:
             self._last_activity_s = monotonic()
         serving.in_flight = news.in_flight
@@ -198,71 +208,9 @@ class _Serving:
     child: Worker | None = None
     in_flight: int = 0
     draining: bool = False
+    latency: Histogram = field(default_factory=Histogram)
+    inputs: dict[str, InputStats] = field(default_factory=dict)
 
 
 def _asked(manifest: Manifest, model: Path) -> Serve:
     return Serve(manifest, str(model.absolute()))
-
-
-def _listen(address: str) -> socket.socket:
-    try:
-        listening = _listen_unix(Path(address[5:])) if address.startswith("unix:") else _listen_tcp(address)
-    except OSError as error:
-        raise UsageError(f"--serve {address}: cannot listen there: {error.strerror}; give another address") from error
-    # The flag is shared with the children: one that loses the race for a connection must not hang in accept.
-    listening.setblocking(False)
-    return listening
-
-
-def _listen_unix(path: Path) -> socket.socket:
-    if _is_listened_on(path):
-        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-    _unlink(f"unix:{path}")
-    listening = socket.socket(socket.AF_UNIX)
-    try:
-        listening.bind(str(path))
-        path.chmod(0o660)
-        listening.listen(_BACKLOG)
-    except OSError:
-        listening.close()
-        raise
-    return listening
-
-
-def _listen_tcp(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    loopback = host == "localhost" or _is_loopback(host)
-    if not loopback or not port.isdecimal():
-        raise UsageError(f"--serve {address}: expected 127.0.0.1:PORT or unix:PATH; it serves this machine alone")
-    return socket.create_server((host, int(port)), backlog=_BACKLOG, family=_family(host))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-def _is_listened_on(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as client:
-        client.setblocking(False)
-        try:
-            client.connect(str(path))
-        except BlockingIOError:
-            return True  # whoever listens has a full queue
-        except OSError:
-            return False
-    return True
-
-
-def _unlink(address: str) -> None:
-    """Remove the socket that an agent before left; nothing else is removed."""
-    path = Path(address.removeprefix("unix:"))
-    if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
-        path.unlink()

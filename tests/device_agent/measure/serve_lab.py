@@ -11,7 +11,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
+import psutil
 from edgepress_agent.serving.serve import Server
+from edgepress_protocol.manifest import Manifest
 from measure_lab import Variant
 
 RIGHT = {"inputs": [{"name": "x", "shape": [1, 16], "datatype": "FP32", "data": [0.5] * 16}]}
@@ -70,8 +73,28 @@ async def counted(server: Server, requests: int) -> None:
         await asyncio.sleep(0.01)
 
 
+def children() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
+def in_version(manifest: Manifest, sha256: str) -> Manifest:
+    return msgspec.structs.replace(manifest, model=msgspec.structs.replace(manifest.model, sha256=sha256))
+
+
 def golden(name: str) -> tuple[list, list]:
     from safetensors.numpy import load_file
 
     vectors = load_file(Variant(name).golden)
     return vectors["input.0"], vectors["output.0"]
+
+
+def post(server: Server, request: dict, behind: bytes | None = None, name: str = "active") -> tuple[int, dict, bytes]:
+    """Post a request with bytes behind its JSON; returns status, the answer's JSON and what is behind that."""
+    header = json.dumps(request).encode()
+    headers = {} if behind is None else {"Inference-Header-Content-Length": str(len(header))}
+    with contextlib.closing(connect(server)) as connection:
+        connection.request("POST", f"/v2/models/{name}/infer", header + (behind or b""), headers)
+        response = connection.getresponse()
+        body = response.read()
+        split = int(response.getheader("Inference-Header-Content-Length", len(body)))
+        return response.status, json.loads(body[:split]), body[split:]
