@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from edgepress_protocol.errors import Rejected
 from edgepress_protocol.manifest import MAX_TEXT, Blob
 from edgepress_protocol.messages import Failed, Progress, Report, Trial
@@ -9,10 +11,12 @@ from edgepress_protocol.messages import Failed, Progress, Report, Trial
 from edgepress_agent.log import logger
 from edgepress_agent.measure.bench import Bench, Outcome, Phase
 from edgepress_agent.measure.needs import unmet
-from edgepress_agent.measure.profile import Job
 from edgepress_agent.state.disk import Disk
 from edgepress_agent.wants import Wanted, blobs_of_trial
 from edgepress_agent.wire.voice import Voice
+
+if TYPE_CHECKING:
+    from edgepress_agent.measure.profile import Job
 
 MAX_ATTEMPTS = 3
 """A board that resets under load (a weak power supply) or runs out of memory must not do so for ever."""
@@ -126,6 +130,9 @@ class Trials:
     def _job(self, trial: Trial) -> Job:
         if self._wanted is None:
             raise AssertionError("no want was taken up")
+        # Late: a board that measures nothing need not hold it.
+        from edgepress_agent.measure.profile import Job
+
         manifest = self._wanted.manifest(trial.manifest)
         path = self._disk.store.path
         return Job(

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 from edgepress_protocol.errors import EdgepressError
@@ -15,9 +15,11 @@ from edgepress_protocol.measurement import Quiet
 from edgepress_protocol.messages import Failed, Measured
 
 from edgepress_agent.log import logger
-from edgepress_agent.measure.profile import Job, profile
 from edgepress_agent.serving.serve import ServeStats
 from edgepress_agent.wants import blobs_of_trial
+
+if TYPE_CHECKING:
+    from edgepress_agent.measure.profile import Job
 
 Outcome = Measured | Failed
 Phase = Literal["queued", "fetching", "waiting", "measuring"]
@@ -121,6 +123,9 @@ class Bench:
         if self._server is not None and self._server.busy() and not job.trial.options.when_busy:
             self._on_phase(trial, "waiting", "the serving model has requests")
             await self._server.wait_idle()
+        # Late: a board that measures nothing need not hold it.
+        from edgepress_agent.measure.profile import profile
+
         before = self._asked()
         outcome = await profile(
             job,
