@@ -11,7 +11,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-arm64 lint bench bench-compression bench-container bench-profiler bench-agent deb setup data clean
+.PHONY: demo test test-arm64 lint bench bench-compression bench-container bench-profiler bench-agent bench-serve deb setup data clean
 
 demo: setup .venv-tflite/ready data
 	$(BIN)/edgepress demo --out runs/demo --tflite-python .venv-tflite/bin/python
@@ -57,6 +57,10 @@ deb: setup
 # Whether the agent's latency is that of a bare loop, and its energy that of a power that is known: a few minutes.
 bench-profiler: setup
 	$(BIN)/python benchmarks/profiler.py --write
+
+# What a request to the active model costs above the bare runtime: two minutes.
+bench-serve: setup
+	$(BIN)/python benchmarks/serve.py --write
 
 setup: .venv/ready
 

@@ -20,6 +20,7 @@ from edgepress_host.cli._shared import (
     say,
     table,
 )
+from edgepress_host.served import served
 
 if TYPE_CHECKING:
     from edgepress_host.client.client import Client
@@ -103,6 +104,8 @@ def _list(client: Client, as_json: bool) -> None:
     for view in devices:
         if view.refused:
             say(f"{view.id}: refused: {view.refused}")
+        if line := served(view.telemetry):
+            say(f"{view.id} serves: {line}")
 
 
 def _presence(view: DeviceView) -> str:

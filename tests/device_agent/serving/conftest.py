@@ -38,13 +38,13 @@ def running(name: str, folder: Path) -> Iterator[Server]:
     loop.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def endpoint(tmp_path_factory) -> Iterator[Server]:
     """One input x (batch, 16), one output y (batch, 4)."""
     yield from running("tiny", tmp_path_factory.mktemp("endpoint"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def typed(tmp_path_factory) -> Iterator[Server]:
     """For each type NAME an input in-NAME and an output out-NAME that is the same, (batch, 3)."""
     yield from running("types", tmp_path_factory.mktemp("typed"))
