@@ -41,6 +41,19 @@ def fill(folder):
     return filler
 
 
+async def becomes_read_only(folder):
+    """Remount a file system read-only, which the kernel refuses while an ending process still has a file open there."""
+    for _ in range(100):
+        done = await asyncio.to_thread(
+            subprocess.run, ["mount", "-o", "remount,ro", str(folder)], check=False, capture_output=True, text=True
+        )
+        if done.returncode == 0:
+            return
+        assert "busy" in done.stderr, done.stderr
+        await asyncio.sleep(0.1)
+    pytest.fail(f"still busy after 10 s: {done.stderr}")
+
+
 def ready(address):
     """Whether the active model answers on a Unix socket."""
     with socket.socket(socket.AF_UNIX) as client:
