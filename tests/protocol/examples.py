@@ -1,7 +1,7 @@
 """One example of every message, with its golden bytes in golden.json.
 
 `python tests/protocol/examples.py` adds the bytes of new examples; it never changes bytes that stand there:
-what once crossed the wire must decode for ever.
+what once crossed the wire must decode for ever. What is written today, golden_today.json, it writes anew.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from edgepress_protocol.signing import PrivateKey
 from edgepress_protocol.transfer import describe, encode_frame, to_bitmap
 
 GOLDEN = Path(__file__).with_name("golden.json")
+TODAY = Path(__file__).with_name("golden_today.json")
 
 # Bytes that no codec gains on, so that the example is the same under every version of zstd.
 _BLOB, _FORM = describe(b"".join(hashlib.sha256(bytes([i])).digest() for i in range(160)), 1024)
@@ -127,3 +128,4 @@ def encoded() -> dict[str, str]:
 if __name__ == "__main__":
     standing = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     GOLDEN.write_text(json.dumps({**encoded(), **standing}, indent=1, sort_keys=True) + "\n")
+    TODAY.write_text(json.dumps(encoded(), indent=1, sort_keys=True) + "\n")
