@@ -1,27 +1,17 @@
 """`edgepress-agent install` on a system below another root, as an image is made; systemd's own tools judge the unit."""
 
-import os
 import shutil
 import stat
 import subprocess
-import sys
 
 import pytest
+from daemon_lab import agent, needs_systemd
 from edgepress_agent.install import facts as board
 from edgepress_agent.install import plan
 from edgepress_agent.install.unit import unit
 from edgepress_protocol.signing import PrivateKey
 
 GROUPS = "root:x:0:\nvideo:x:44:\nrender:x:106:\n"
-needs_systemd = pytest.mark.skipif(
-    shutil.which("systemctl") is None or shutil.which("systemd-sysusers") is None or os.geteuid() != 0,
-    reason="needs systemd's tools, and root to give files to a group",
-)
-
-
-def agent(*arguments):
-    command = [sys.executable, "-m", "edgepress_agent", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.fixture

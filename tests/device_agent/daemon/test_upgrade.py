@@ -1,26 +1,14 @@
 """`edgepress-agent upgrade`: the service changes to another agent that holds its own against this one, or stays."""
 
-import os
-import shutil
-import subprocess
 import sys
 
 import msgspec
 import pytest
+from daemon_lab import agent, needs_systemd
 from edgepress_agent.board import probe
 from edgepress_agent.install import plan
 from edgepress_agent.install.upgrade import program_of, why_not
 from edgepress_protocol.measurement import Device, Runtime
-
-needs_systemd = pytest.mark.skipif(
-    shutil.which("systemctl") is None or shutil.which("systemd-sysusers") is None or os.geteuid() != 0,
-    reason="needs systemd's tools, and root to give files to a group",
-)
-
-
-def agent(*arguments):
-    command = [sys.executable, "-m", "edgepress_agent", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture
