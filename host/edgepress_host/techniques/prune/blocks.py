@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgepress_host.press.folding import fold_batch_norms
 from edgepress_host.press.sensitivity import scorer, sweep
 from edgepress_host.press.structure import replace_layer
 from edgepress_host.technique import StepFailed, Workbench
@@ -92,30 +93,34 @@ class BlockCut:
         here = {name: module for name, module in here.items() if not _is_last_of_stack(self._model, name)}
         if not here:
             return False
-        points = sweep(self._model, dict.fromkeys(here, (1.0,)), _without, self._score, say=self._bench.say)
+        points = sweep(self._model, dict.fromkeys(here, (1.0,)), self._without, self._score, say=self._bench.say)
         best = max(points, key=lambda point: (point.accuracy, _weights(here[point.layer])))
         if self._max_drop is not None and self._started - best.accuracy > self._max_drop:
             return False
         self._gone.append(self._names[id(here[best.layer])])
-        take_out(self._model, best.layer)
+        take_out(self._model, best.layer, self._example)
         return True
 
+    def _without(self, model: nn.Module, name: str, _level: float) -> nn.Module:
+        changed = copy.deepcopy(model)
+        take_out(changed, name, self._example)
+        return changed
 
-def take_out(model: nn.Module, name: str) -> None:
-    """Let a block's input be its output, in place. A layer of torch's own stacks leaves the list."""
+
+def take_out(model: nn.Module, name: str, example: Tensor) -> None:
+    """Let a block's input be its output, in place. A layer of torch's own stacks leaves the list.
+
+    A batch normalisation of the block's output goes with it: its statistics are of what is gone.
+    """
     parent, _, leaf = name.rpartition(".")
     if not _in_stack(model, name):
+        if not list(model.get_submodule(name).children()):
+            fold_batch_norms(model, example, {name})
         replace_layer(model, name, nn.Identity())
         return
     del model.get_submodule(parent)[int(leaf)]  # type: ignore[operator]
     stack = model.get_submodule(parent.rpartition(".")[0])
     stack.num_layers = len(stack.layers)  # type: ignore[arg-type, assignment]
-
-
-def _without(model: nn.Module, name: str, _level: float) -> nn.Module:
-    changed = copy.deepcopy(model)
-    take_out(changed, name)
-    return changed
 
 
 def _is_sum(module: nn.Module, fit: set[nn.Module]) -> bool:

@@ -48,6 +48,15 @@ def test_a_layer_of_torchs_own_transformer_goes(encodes, bench, notes):
     assert can_be_kept(encodes, pruned)
 
 
+def test_a_layers_batch_norm_goes_with_it(bench, notes):
+    model = nn.Sequential(nn.Conv1d(6, 6, 3, padding=1), nn.BatchNorm1d(6), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3))
+    pruned = step(kind="block", count=1).apply_module(model.eval(), bench)
+    assert notes == ["taken out: 0"]
+    assert [type(pruned[at]) for at in (0, 1)] == [nn.Identity, nn.Identity]
+    torch.testing.assert_close(pruned(inputs()), model[4](inputs().relu().flatten(1)))
+    assert can_be_kept(model, pruned)
+
+
 def test_too_many_are_asked_for(encodes, bench, notes):
     pruned = step(kind="block", count=5).apply_module(encodes, bench)
     assert len(pruned.encoder.layers) == 1
