@@ -113,7 +113,7 @@ def to_static(content: bytes, plan: WeightPlan, activations: ActivationPlan) -> 
         found = {
             held.tensor: plan.integers(held.values, bits, held.kept)
             for held, bits in chosen
-            if not (bits == BYTE and plan.plain)
+            if not (bits == BYTE and plan.plain and held.kept)
         }
         _refuse_zero_points(chosen, plan)
         _put_on_grid(model, found)
@@ -131,7 +131,7 @@ def to_static(content: bytes, plan: WeightPlan, activations: ActivationPlan) -> 
             nodes_to_exclude=_excluded(model, chosen, plan),
             extra_options={
                 "ActivationSymmetric": bool(activations.symmetric),
-                "TensorQuantOverrides": {name: _override(integers, plan) for name, integers in found.items()},
+                "TensorQuantOverrides": {name: _override(integers) for name, integers in found.items()},
             },
         )
         made = onnx.load(target)
@@ -184,7 +184,7 @@ def _put_on_grid(model: ModelProto, found: dict[str, Integers]) -> None:
             tensor.CopyFrom(numpy_helper.from_array(found[tensor.name].real, tensor.name))
 
 
-def _override(found: Integers, plan: WeightPlan) -> list[dict[str, Any]]:
+def _override(found: Integers) -> list[dict[str, Any]]:
     """Scale and zero point as ONNX Runtime's quantizer takes them: for the tensor, or for each channel."""
     from onnxruntime.quantization import QuantType
 
@@ -192,8 +192,8 @@ def _override(found: Integers, plan: WeightPlan) -> list[dict[str, Any]]:
     given: list[dict[str, Any]] = [
         {"quant_type": QuantType.QInt8, "scale": scale, "zero_point": zero} for scale, zero in pairs
     ]
-    if plan.per_channel:
-        axis = int(np.argmax(np.array(found.scale.shape) == len(given)))
+    if len(given) > 1:
+        axis = found.scale.shape.index(len(given))
         given = [one | {"axis": axis} for one in given]
     return given
 

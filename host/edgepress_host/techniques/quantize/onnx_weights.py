@@ -73,7 +73,8 @@ def _kept(node: NodeProto, place: int, rank: int) -> tuple[int, ...] | None:
         case "Conv", 1:
             return (0,)
         case "ConvTranspose", 1:
-            return (1,)
+            # The groups share the axis of the outputs: a scale for each index would be fewer than the layer's biases.
+            return (1,) if attribute(node, "group", 1) == 1 else ()
         case "Gemm", 1:
             return (0,) if attribute(node, "transB", 0) else (1,)
         case "MatMul", 1:

@@ -92,6 +92,20 @@ def test_recurrent_layers_have_few_bits_in_mode_weight_only_and_are_named_where_
     assert any(note.startswith("left in fp32, for which ONNX Runtime has no static integer kernel: ") for note in notes)
 
 
+@pytest.mark.parametrize(("groups", "scales"), [(1, 4), (2, 1)])
+def test_transposed_convolutions_have_a_scale_for_each_channel_or_one_for_groups(
+    groups, scales, bench, quantized, away
+):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ConvTranspose2d(4, 4, 2, stride=2, groups=groups)).eval()
+    before = exporters.get("onnx").export(model, bench.calibration(2))
+    content, notes = quantized("onnx", before, mode="static", samples=32)
+    graph = onnx.load_from_string(content).graph
+    stored = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    assert (stored["1.weight_quantized"].dtype, stored["1.weight_scale"].size) == (np.int8, scales)
+    assert 0 < away("onnx", content, before=before) < 0.05
+    assert not notes
+
+
 def test_a_file_without_weights_is_refused_with_what_it_has(bench, quantized):
     node = onnx.helper.make_node("Erf", ["x"], ["y"])
     info = [onnx.helper.make_tensor_value_info(name, 1, ["batch", 1, 12, 12]) for name in ("x", "y")]
