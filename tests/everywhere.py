@@ -27,10 +27,8 @@ COMPRESSION = "tests/host/compress"
 NONE_CHOSEN = 5
 """Exit status of pytest where its arguments leave no test."""
 
-TFLITE_TESTS = (
-    "tests/device_agent/measure",
-    "tests/device_agent/serving",
-)  # what the agent's core is tested with are ONNX files
+TFLITE_TESTS = tuple(f"tests/device_agent/{folder}" for folder in ("measure", "runtimes", "serving"))
+"""What the agent's core is tested with are ONNX files."""
 
 
 def interpreters() -> dict[str, Path]:

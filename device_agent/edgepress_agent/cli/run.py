@@ -16,6 +16,7 @@ from edgepress_agent.log import LEVEL_NAMES, configure
 from edgepress_agent.settings import Settings, Timing, check_serve, parse_broker, read_key
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
+_THERE = click.Path(path_type=Path, file_okay=False, exists=True)
 _FILE = click.Path(path_type=Path)
 
 
@@ -89,7 +90,7 @@ class RunOptions:
 @click.option("--state-dir", required=True, type=_FOLDER, help="Where models and state are kept.")
 @click.option("--trust", required=True, type=_FILE, metavar="KEY.pub", help="Public key of the host to obey.")
 @click.option("--fleet", default="default", show_default=True, help="The fleet's name.")
-@click.option("--root", default=Path("/"), type=_FOLDER, show_default=True, help="Where sensors are read.")
+@click.option("--root", default=Path("/"), type=_THERE, show_default=True, help="Where sensors are read.")
 @click.option(
     "--serve", default="", metavar="ADDRESS", help="HOST:PORT, unix:PATH or off  [default: unix:STATE_DIR/serve.sock]"
 )

@@ -71,6 +71,7 @@ def one_line(done: subprocess.CompletedProcess[str], status: int = 2) -> str:
         ({"password_file": "nowhere"}, "--password-file nowhere: no such file"),
         ({"password_file": "."}, "--password-file .: Is a directory"),
         ({"state_dir": "/proc/nowhere"}, "cannot be written"),
+        ({"root": "nowhere"}, "Directory 'nowhere' does not exist"),
     ],
 )
 def test_a_mistake_is_one_line(given, changed, line):
