@@ -11,6 +11,8 @@ import click
 from edgepress_protocol.errors import Unavailable, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from edgepress_protocol.measurement import Measurement
     from edgepress_protocol.messages import ProfileOptions
 
@@ -52,6 +54,13 @@ def _threads(_context: click.Context, _parameter: click.Parameter, text: str) ->
 )
 @click.option("--layers", is_flag=True, help="Also time each layer, in a run of its own.")
 @click.option(
+    "--provider",
+    "providers",
+    multiple=True,
+    metavar="NAME",
+    help="Run on this, such as cuda; given again: where the first cannot.",
+)
+@click.option(
     "--soak",
     "soak_s",
     default=0.0,
@@ -60,7 +69,9 @@ def _threads(_context: click.Context, _parameter: click.Parameter, text: str) ->
     help="Also load the board for so long: its first minute and its last.",
 )
 @click.option("--aa", is_flag=True, help="Also time the model against itself: this board's noise floor.")
-@click.option("--root", default=Path("/"), type=click.Path(path_type=Path, file_okay=False), show_default=True)
+@click.option(
+    "--root", default=Path("/"), type=click.Path(path_type=Path, file_okay=False, exists=True), show_default=True
+)
 @click.option(
     "--measure-lock",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -75,28 +86,38 @@ def bench(
     *,
     aa: bool,
     as_json: bool,
-    **options: float | bool,
+    **options: float | bool | tuple[str, ...],
 ) -> None:
     """Measure an ONNX or TFLite file here, as a trial measures it; accuracy needs a host.
 
     Inputs are seeded and random.
     """
     import msgspec
+    from edgepress_protocol import in_words
     from edgepress_protocol.messages import ProfileOptions
 
-    from edgepress_agent.cli import bench_table
-
-    soak_s = float(options["soak_s"])
+    soak_s: float = options["soak_s"]  # type: ignore[assignment] # click made it one
     if 0 < soak_s < _LEAST_SOAK_S:
         raise UsageError(f"--soak {soak_s:g}: at least {_LEAST_SOAK_S:g} s, so that its first minute is not its last")
-    asked = msgspec.convert({**options, "threads": threads[0], "sweep_threads": threads[1:]}, ProfileOptions)
+    try:
+        asked = msgspec.convert({**options, "threads": threads[0], "sweep_threads": threads[1:]}, ProfileOptions)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{error}; a provider is a word such as cuda") from error
     asked = msgspec.structs.replace(asked, timeout_s=_longest_s(asked))
     measured, found = asyncio.run(_run(model, asked, root, measure_lock, aa=aa))
     if as_json:
         told = {"model": str(model), "measurement": measured, "noise_floor": found}
         click.echo(msgspec.json.format(msgspec.json.encode(told)).decode())
     else:
-        click.echo(bench_table.render(model, measured, found))
+        click.echo(in_words.table([("model", model.name), *in_words.rows(measured), *_noise(found)]))
+
+
+def _noise(floor: Floor | None) -> Iterator[tuple[str, str]]:
+    if floor is not None:
+        middle = f"median {floor.median:.3f} ({floor.median_low:.3f} to {floor.median_high:.3f})"
+        single = f"single ratios {floor.low:.3f} to {floor.high:.3f}"
+        yield "A/A", f"{floor.pairs} pairs of {floor.window_s:g} s against itself: {single}, {middle}"
+        yield "", "two variants that differ by less than that cannot be told apart here"
 
 
 def _longest_s(asked: ProfileOptions) -> float:

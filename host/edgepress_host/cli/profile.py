@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 from edgepress_protocol.errors import Unavailable, UsageError
-from edgepress_protocol.messages import ProfileOptions
+from edgepress_protocol.messages import ProfileOptions, Provider
 
 from edgepress_host.cli._shared import (
     Settings,
@@ -55,6 +55,13 @@ def _number(
     return click.option(*names, type=kind, default=default, show_default=True, metavar=metavar, help=words)
 
 
+def _providers(_context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return msgspec.convert(names, tuple[Provider, ...])
+    except msgspec.ValidationError as error:
+        raise click.BadParameter(f"expected words such as tensorrt or cuda, got {' '.join(names)!r}") from error
+
+
 def profile_options(function: Callable[..., None]) -> Callable[..., None]:
     """Options of the measurement, as one `ProfileOptions`."""
     default = ProfileOptions()
@@ -79,6 +86,14 @@ def profile_options(function: Callable[..., None]) -> Callable[..., None]:
         "--sweep-threads", multiple=True, type=click.IntRange(1, 256), metavar="N", help="Also time with N threads."
     )
     @click.option("--layers", is_flag=True, help="Also time each layer, in a run of its own.")
+    @click.option(
+        "--provider",
+        "providers",
+        multiple=True,
+        callback=_providers,
+        metavar="NAME",
+        help="Run on this, such as tensorrt or cuda; given again: where the first cannot. The CPU takes the rest.",
+    )
     @click.option("--when-busy", is_flag=True, help="Measure even while the board's serving model has requests.")
     @functools.wraps(function)
     def collected(**given: Any) -> None:

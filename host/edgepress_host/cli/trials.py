@@ -1,4 +1,4 @@
-"""`edgepress trials`: what is queued, measuring, done."""
+"""`edgepress trials`: what is queued, measuring, done, and all that one measured."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from edgepress_host.cli._shared import (
     json_option,
     pass_settings,
     print_json,
+    printable,
     safe,
     say,
     table,
@@ -24,7 +25,7 @@ ENDED = ("done", "failed", "cancelled")
 @pass_settings
 @click.pass_context
 def command(context: click.Context, settings: Settings, as_json: bool) -> None:
-    """List trials that have not ended; `list --all` shows every one."""
+    """List trials that have not ended; `list --all` shows every one, `show` what one measured."""
     if context.invoked_subcommand is None:
         _list(settings, everything=False, as_json=as_json)
 
@@ -39,6 +40,29 @@ def list_trials(settings: Settings, everything: bool, as_json: bool) -> None:
 
 
 @command.command()
+@click.argument("trial", metavar="ID")
+@json_option
+@pass_settings
+def show(settings: Settings, trial: str, as_json: bool) -> None:
+    """Show all that a trial measured, and under which conditions; ID may be its first characters."""
+    from edgepress_protocol import in_words
+
+    with controller(settings) as client:
+        every = {one.id: one for one in client.trials()}
+        one = every[_expand(trial, list(every), "trial")]
+        found = next((view for view in client.measurements() if view.trial == one.id), None)
+    if as_json:
+        print_json({"trial": one, "measurement": found})
+        return
+    head = [("trial", one.id), ("device", one.device), ("model", f"{one.variant}:{one.format}"), ("state", one.state)]
+    if found is not None:
+        head += [("kind", found.board.kind), *in_words.rows(found.measurement)]
+    elif one.detail:
+        head.append(("", one.detail))
+    click.echo("\n".join(printable(line) for line in in_words.table(head).splitlines()))
+
+
+@command.command()
 @click.argument("trials", nargs=-1, metavar="[ID]…")
 @click.option("--all", "everything", is_flag=True, help="Every trial that has not ended.")
 @json_option
@@ -49,7 +73,7 @@ def cancel(settings: Settings, trials: tuple[str, ...], everything: bool, as_jso
         raise click.UsageError("expected the ids of trials, or --all")
     with controller(settings) as client:
         open_ids = [trial.id for trial in client.trials() if trial.state not in ENDED]
-        chosen = open_ids if everything else [_expand(prefix, open_ids) for prefix in trials]
+        chosen = open_ids if everything else [_expand(prefix, open_ids, "open trial") for prefix in trials]
         for trial in chosen:
             client.cancel_trial(trial)
     if as_json:
@@ -58,12 +82,12 @@ def cancel(settings: Settings, trials: tuple[str, ...], everything: bool, as_jso
         click.echo(f"cancelled {len(chosen)} trials")
 
 
-def _expand(prefix: str, ids: list[str]) -> str:
+def _expand(prefix: str, ids: list[str], kind: str) -> str:
     matching = [trial for trial in ids if trial.startswith(prefix)]
     if len(matching) == 1:
         return matching[0]
-    said = "no open trial" if not matching else f"{len(matching)} open trials"
-    raise click.UsageError(f"{said} with an id that starts with {prefix!r}; see `edgepress trials`")
+    said = f"no {kind}" if not matching else f"{len(matching)} {kind}s"
+    raise click.UsageError(f"{said} with an id that starts with {prefix!r}; see `edgepress trials list --all`")
 
 
 def _list(settings: Settings, *, everything: bool, as_json: bool) -> None:

@@ -92,6 +92,31 @@ def test_a_ready_file_needs_no_recipe(line: Any, model: Callable[[Path, int], Pa
     assert view["measurement"]["golden_max_error"] is not None
 
 
+def test_a_trial_is_shown_with_all_that_it_measured(line: Any, folder: Path, profiled: dict[str, Any]) -> None:
+    asked = ("--layers", "--sweep-threads", "2", "--provider", "nowhere", "--devices", "pi-1", *QUICK)
+    (view,) = line.json("profile", "small", "--variants", folder, *asked)["measurements"]
+    shown = line.json("trials", "show", view["trial"][:8])
+    assert (shown["trial"]["id"], shown["measurement"]) == (view["trial"], view)
+    found, said = view["measurement"], line.run("trials", "show", view["trial"]).stdout
+    assert f"{found['latency']['runs']:,} runs" in said
+    for label in (
+        "pi-1",
+        "small:onnx",
+        "tight loop",
+        "at 20 Hz",
+        "2 threads",
+        "layers",
+        "accuracy",
+        "golden",
+        "guards",
+    ):
+        assert label in said
+    assert "nowhere" in said, "a place to run on that is not there is never left out in silence"
+    assert all(f"{layer['operator']}  {layer['name']}".rstrip() in said for layer in found["layers"])
+    (failed, *_) = [one["id"] for one in profiled["trials"] if one["state"] == "failed"]
+    assert "golden" in line.run("trials", "show", failed).stdout
+
+
 def test_trials_queue_for_a_board_that_is_offline_and_can_be_cancelled(line: Any, profiled: dict[str, Any]) -> None:
     said = line.run("profile", "small", "--devices", "sleeper", *QUICK).stderr
     assert "trials stay queued: sleeper is offline" in said
@@ -136,6 +161,8 @@ def test_ctrl_c_leaves_trials_queued_and_says_how_to_cancel(line: Any, profiled:
         (("profile", "smal"), "did you mean 'small'"),
         (("profile", "small", "--devices", "colour=red"), "colour"),
         (("trials", "cancel", "zzz"), "no open trial"),
+        (("trials", "show", "zzz"), "no trial with an id that starts with 'zzz'"),
+        (("profile", "small", "--provider", "CUDA!"), "expected words such as tensorrt or cuda, got 'CUDA!'"),
         (("deploy",), "either a variant or --selected"),
         (("deploy", "--selected", "--devices", "pi-1"), "leave out --devices"),
         (("select", "--p95-latency-ms", "0"), "above 0"),

@@ -1,35 +1,52 @@
-"""What `edgepress-agent bench` prints for people: one thing a line, and what was not measured said in words."""
+"""A measurement in words, as `edgepress-agent bench` and `edgepress trials show` print it: one thing a line.
+
+What was not measured is said in words.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 from edgepress_protocol.measurement import Energy, Measurement, Quiet, Soak, Stretch
 
-from edgepress_agent.measure.noise import Floor
-
 Row = tuple[str, str]
+"""A label, empty where the line belongs to the one above, and the text."""
 
 
-def render(model: Path, found: Measurement, floor: Floor | None) -> str:
-    """Render a measurement, and the board's noise floor where it was asked for."""
-    rows = [
-        ("model", f"{model.name}, {found.runtime.name} {found.runtime.version}" + _marks(found)),
-        ("board", _board(found)),
-        *_quiet(found.quiet),
-        ("load, first", f"{found.load_ms:.1f} ms, {_ms(found.first_ms)}; {found.warmup_runs} runs to warm up"),
-        *_latency(found),
-        *_cost(found),
-        ("energy", _energy(found.energy)),
-        *_sweep(found),
-        *_layers(found),
-        *_soak(found.soak),
-        *_floor(floor),
-        *_named("note", found.notes),
-    ]
-    width = max(len(label) for label, _ in rows)
-    return "\n".join(f"{label:<{width}}  {text}".rstrip() for label, text in rows)
+def rows(found: Measurement) -> Iterator[Row]:
+    """Tell all that was measured, and under which conditions."""
+    yield "runtime", _runtime(found)
+    yield "board", _board(found)
+    yield from _quiet(found.quiet)
+    yield "load, first", f"{found.load_ms:.1f} ms, {_ms(found.first_ms)}; {found.warmup_runs} runs to warm up"
+    yield from _latency(found)
+    yield from _cost(found)
+    yield "energy", _energy(found.energy)
+    yield from _answers(found)
+    yield from _sweep(found)
+    yield from _layers(found)
+    yield from _soak(found.soak)
+    if found.guards:
+        yield "guards", ", ".join(found.guards)
+    yield from named("note", found.notes)
+
+
+def named(label: str, lines: Iterable[str]) -> Iterator[Row]:
+    """Put a label before the first of some lines."""
+    for number, line in enumerate(lines):
+        yield (label if number == 0 else ""), line
+
+
+def table(found: Iterable[Row]) -> str:
+    """Set rows below each other, their texts in one column."""
+    every = list(found)
+    width = max((len(label) for label, _ in every), default=0)
+    return "\n".join(f"{label:<{width}}  {text}".rstrip() for label, text in every)
+
+
+def _runtime(found: Measurement) -> str:
+    places = "" if found.providers in {(), ("cpu",)} else f" on {', '.join(found.providers)}"
+    return f"{found.runtime.name} {found.runtime.version}{places}{_marks(found)}"
 
 
 def _marks(found: Measurement) -> str:
@@ -51,7 +68,7 @@ def _board(found: Measurement) -> str:
 
 def _quiet(quiet: Quiet | None) -> Iterator[Row]:
     if quiet is not None:
-        yield from _named("disturbed", quiet.disturbed)
+        yield from named("disturbed", quiet.disturbed)
         if not quiet.disturbed:
             yield "quiet", "yes" if quiet.busy_cores is not None else "as far as this board tells"
 
@@ -99,6 +116,13 @@ def _energy(energy: Energy | None) -> str:
     return f"{energy.mj_per_inference:.4g} mJ an inference net of idle; {interval}"
 
 
+def _answers(found: Measurement) -> Iterator[Row]:
+    if found.accuracy is not None:
+        yield "accuracy", f"{found.accuracy.metric} {found.accuracy.value:.4f} on {found.accuracy.samples:,} samples"
+    if found.golden_max_error is not None:
+        yield "golden", f"largest difference {found.golden_max_error:.2g}"
+
+
 def _sweep(found: Measurement) -> Iterator[Row]:
     for point in found.sweep:
         ratio = found.latency.p50_ms / point.p50_ms if point.p50_ms > 0 else 0.0
@@ -130,19 +154,6 @@ def _stretch(part: Stretch) -> str:
     ]
     end = ", ".join(each for each in at if each)
     return f"p50 {_ms(part.p50_ms)}, p95 {_ms(part.p95_ms)}, p99 {_ms(part.p99_ms)}" + (f"; at {end}" if end else "")
-
-
-def _floor(floor: Floor | None) -> Iterator[Row]:
-    if floor is not None:
-        middle = f"median {floor.median:.3f} ({floor.median_low:.3f} to {floor.median_high:.3f})"
-        single = f"single ratios {floor.low:.3f} to {floor.high:.3f}"
-        yield "A/A", f"{floor.pairs} pairs of {floor.window_s:g} s against itself: {single}, {middle}"
-        yield "", "two variants that differ by less than that cannot be told apart here"
-
-
-def _named(label: str, lines: tuple[str, ...]) -> Iterator[Row]:
-    for number, line in enumerate(lines):
-        yield (label if number == 0 else ""), line
 
 
 def _ms(value: float) -> str:
