@@ -9,9 +9,9 @@ import sys
 from typing import NoReturn
 
 import click
-from edgepress_protocol.errors import EdgepressError, UsageError
+from edgepress_protocol.errors import EdgepressError
 
-from edgepress_agent import installed
+from edgepress_agent import installed, lean
 from edgepress_agent.cli import bench, look, run, service
 
 COMMANDS = (
@@ -39,7 +39,7 @@ def main() -> None:
     except click.Abort:
         sys.exit(130)
     except EdgepressError as error:
-        _fail(str(error), 2 if isinstance(error, UsageError) else 1)
+        lean.fail(error)
     sys.exit(status or 0)
 
 

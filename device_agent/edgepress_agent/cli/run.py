@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from edgepress_protocol.errors import UsageError
 from edgepress_protocol.topics import check_name
 
 from edgepress_agent.cli.config_file import config_option
-from edgepress_agent.log import LEVEL_NAMES, configure
+from edgepress_agent.log import LEVEL_NAMES
 from edgepress_agent.settings import Settings, Timing, check_serve, parse_broker, read_key
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -126,9 +125,7 @@ def run(**given: Any) -> None:
     come from EDGEPRESS_PASSWORD. With another --root than / every reading is marked
     simulated.
     """
-    from edgepress_agent import daemon, runtimes
+    from edgepress_agent import lean
 
     options = RunOptions(**given)
-    configure(options.log_level)
-    runtimes.offer_only(options.runtime)
-    asyncio.run(daemon.run(options.settings()))
+    lean.become(lean.Start(options.settings(), options.log_level, options.runtime))

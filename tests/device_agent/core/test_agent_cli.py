@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from edgepress_protocol.signing import PrivateKey
@@ -78,6 +79,16 @@ def test_a_mistake_is_one_line(given, changed, line):
     said = one_line(given(**changed))
     assert line in said
     assert "hunter2" not in said, "a password is never printed"
+
+
+def test_modules_come_from_where_it_is_installed_and_never_from_where_it_is_started(given, tmp_path):
+    """The command becomes the daemon in another interpreter, which must not look into the folder that it starts in."""
+    for name in ("asyncio", "edgepress_agent", "ssl"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from here')")
+    program = Path(sys.executable).with_name("edgepress-agent")
+    command = [program, *given.command()[len(AGENT) :]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False)
+    assert "broker mqtt://127.0.0.1:1: " in one_line(done, 1)
 
 
 def test_a_private_key_is_not_a_public_one(given, tmp_path):

@@ -8,13 +8,13 @@ import pytest
 from edgepress_agent import installed
 from edgepress_agent.board.load import Load
 
-HEAVY = ("email", "http.client", "importlib.metadata", "numpy", "psutil", "urllib.request", "zipfile")
+HEAVY = ("click", "email", "http.client", "importlib.metadata", "numpy", "psutil", "urllib.request", "zipfile")
 
 
 def test_the_daemon_carries_none_of_the_heavy_modules_and_whoever_needs_them_gets_the_real_ones():
     code = f"""
 import sys
-import edgepress_agent.cli, edgepress_agent.daemon
+import edgepress_agent.lean, edgepress_agent.daemon
 print([name for name in {HEAVY!r} if name in sys.modules])
 import urllib.request
 print(urllib.request.urlopen.__module__)
