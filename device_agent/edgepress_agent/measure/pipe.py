@@ -214,13 +214,17 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Served(msgspec.Struct, frozen=True, tag="served"):
-    """Requests being answered now; since the last such message, those answered, those in error, latencies, inputs."""
+    """Requests being answered now; since the last such message, those answered, those in error, latencies, inputs.
+
+    `at_work` tells whether the model is computing an answer at this moment.
+    """
 
     in_flight: int
     requests: int
     errors: int
     latency: Histogram
     inputs: tuple[InputStats, ...] = ()
+    at_work: bool = False
 
 
 class Trouble(msgspec.Struct, frozen=True, tag="trouble"):

@@ -17,8 +17,10 @@ from time import monotonic
 from edgepress_protocol.errors import Unavailable
 from edgepress_protocol.histogram import Histogram
 from edgepress_protocol.manifest import Manifest
+from edgepress_protocol.messages import Failed
 from edgepress_protocol.served import InputStats
 
+from edgepress_agent._compat import timeout
 from edgepress_agent.measure.needs import unmet
 from edgepress_agent.measure.pipe import Drain, Ready, Serve, Served
 from edgepress_agent.measure.worker import Ended, Worker
@@ -26,6 +28,12 @@ from edgepress_agent.serving.listening import listen, unlink
 
 QUIET_S = 2.0
 """Requests this recent mean that another is likely: the board is not idle."""
+
+ANSWER_S = 120.0
+"""A model that computes one answer for so long hangs, and its process is started again.
+
+It became active only by answering all its golden vectors in that time.
+"""
 
 _RETIRE_S = 35.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
@@ -48,12 +56,14 @@ class ServeStats:
 class Server:
     """Serves at most one model at `address`: `127.0.0.1:PORT` (0 for any) or `unix:PATH`.
 
-    `on_trouble` is told in one line when a process that serves has died, and with an empty one when the next is ready.
+    `on_trouble` is told in one line when a process that serves has died, or answers no more within `answer_s` seconds,
+    and with an empty one when the next is ready.
     """
 
-    def __init__(self, address: str, work_dir: Path) -> None:
+    def __init__(self, address: str, work_dir: Path, *, answer_s: float = ANSWER_S) -> None:
         self._wanted_address = address
         self._work_dir = work_dir
+        self._answer_s = answer_s
         self._current: _Serving | None = None
         self._retiring: set[asyncio.Task[None]] = set()
         self._all: set[_Serving] = set()
@@ -152,7 +162,7 @@ class Server:
                 self.on_trouble(f"the process that serves {serving.asked.manifest.variant} is started again: {error}")
             finally:
                 serving.child = None
-                serving.in_flight = 0
+                serving.in_flight, serving.at_work_since_s = 0, None
                 self._changed.set()
             pause_s = _FIRST_PAUSE_S if monotonic() - started_s > _LONGEST_PAUSE_S else pause_s
             await asyncio.sleep(pause_s)
@@ -168,7 +178,16 @@ class Server:
             else:
                 serving.ready.set_result(None)
             while True:
-                self._count(serving, await child.next(Served))
+                self._count(serving, await self._news(serving, child))
+
+    async def _news(self, serving: _Serving, child: Worker) -> Served:
+        """Wait for what the child tells next. Raises Ended, also where the model hangs."""
+        left_s = None if serving.at_work_since_s is None else serving.at_work_since_s + self._answer_s - monotonic()
+        try:
+            async with timeout(left_s):
+                return await child.next(Served)
+        except TimeoutError as error:
+            raise Ended(Failed("timeout", f"no answer within {self._answer_s:g} s")) from error
 
     def _count(self, serving: _Serving, news: Served) -> None:
         self._requests += news.requests
@@ -179,6 +198,8 @@ class Server:
             serving.inputs[seen.name] = seen if before is None else before.merge(seen)
         if news.requests or news.in_flight or serving.in_flight:
             self._last_activity_s = monotonic()
+        if news.requests or not news.at_work or serving.at_work_since_s is None:
+            serving.at_work_since_s = monotonic() if news.at_work else None
         serving.in_flight = news.in_flight
         self._changed.set()
 
@@ -207,6 +228,7 @@ class _Serving:
     task: asyncio.Task[None] | None = None
     child: Worker | None = None
     in_flight: int = 0
+    at_work_since_s: float | None = None
     draining: bool = False
     latency: Histogram = field(default_factory=Histogram)
     inputs: dict[str, InputStats] = field(default_factory=dict)

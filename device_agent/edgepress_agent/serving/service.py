@@ -22,10 +22,11 @@ _DRAIN_S = 30.0
 class Counts:
     """What happened since the last report, shared by the threads of all connections."""
 
-    def __init__(self, looker: Looker) -> None:
+    def __init__(self, looker: Looker, turn: threading.Lock) -> None:
         self.changed = threading.Event()
         self.over = False
         self._looker = looker
+        self._turn = turn
         self._lock = threading.Lock()
         self._in_flight = 0
         self._errors = 0
@@ -57,7 +58,8 @@ class Counts:
             latencies, errors = self._latencies_ns, self._errors
             self._latencies_ns, self._errors = [], 0
             in_flight = self._in_flight
-        return Served(in_flight, len(latencies), errors, Histogram.of(latencies), self._looker.take())
+        seen = self._looker.take()
+        return Served(in_flight, len(latencies), errors, Histogram.of(latencies), seen, self._turn.locked())
 
     def tell(self) -> None:
         """Have what changed reported soon."""
@@ -77,9 +79,9 @@ class Service:
     ) -> None:
         self.endpoint = endpoint
         self.looker = Looker(endpoint.bound.inputs)
-        self.counts = Counts(self.looker)
         # Interpreters are not made for several threads, and a board has no cores to spare.
         self.turn = threading.Lock()
+        self.counts = Counts(self.looker, self.turn)
         self.draining = False
         self._give = give
         self._handle = answer

@@ -124,6 +124,38 @@ def test_a_crash_under_a_request_is_not_the_end(lab: Lab, misbehaving_runtime):
     assert outcomes.count(200) == 24
 
 
+def test_a_model_that_never_answers_is_started_again(lab: Lab, misbehaving_runtime):
+    """It runs once as it is loaded, then hangs at its second run; an upload that comes slowly is no such thing."""
+    manifest, model = lab.misbehaving("hang_late")
+    request = {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1]}]}
+
+    async def run():
+        heard: list[str] = []
+        server = Server(f"unix:{lab.folder}/s.sock", lab.folder / "w", answer_s=2.0)
+        server.on_trouble = heard.append
+        await server.start()
+        await server.swap(manifest, model)
+        reader, slow = await asyncio.open_unix_connection(f"{lab.folder}/s.sock")
+        slow.write(b"POST /v2/models/active/infer HTTP/1.1\r\nContent-Length: 4\r\n\r\n{")
+        await slow.drain()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(reader.read(1))), 3.0)
+        assert not heard
+        with pytest.raises((OSError, http.client.HTTPException)):
+            await asked(server, "POST", "/v2/models/active/infer", request)
+        while len(heard) < 2:  # noqa: ASYNC110 - a test looks from outside, where no event is
+            await asyncio.sleep(0.01)
+        ready = (await asked(server, "GET", "/v2/health/ready"))[0]
+        slow.close()
+        await server.stop()
+        return heard, ready
+
+    heard, ready = asyncio.run(run())
+    manifest_name = manifest.variant
+    assert heard == [f"the process that serves {manifest_name} is started again: no answer within 2 s", ""]
+    assert ready == 200
+
+
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "192.0.2.1:80", "example.org:80", "127.0.0.1:x", "nonsense"])
 def test_it_serves_this_machine_alone(tmp_path, address):
     with pytest.raises(UsageError, match="--serve"):
