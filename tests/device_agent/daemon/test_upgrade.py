@@ -1,13 +1,16 @@
 """`edgepress-agent upgrade`: the service changes to another agent that holds its own against this one, or stays."""
 
+import subprocess
 import sys
+import zipfile
 
 import msgspec
 import pytest
 from daemon_lab import agent, needs_systemd
 from edgepress_agent.board import probe
 from edgepress_agent.install import plan
-from edgepress_agent.install.upgrade import program_of, why_not
+from edgepress_agent.install.upgrade import environment_beside, program_of, why_not
+from edgepress_protocol.errors import Unavailable, UsageError
 from edgepress_protocol.measurement import Device, Runtime
 
 
@@ -86,3 +89,49 @@ def test_without_a_service_it_is_one_line(tmp_path):
     done = agent("upgrade", "--root", tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "run that first" in done.stderr
+
+
+def wheel(folder, name, code="", scripts=""):
+    """A package that pip installs without a network."""
+    info = f"{name}-9.9.dist-info"
+    files = {
+        f"{name}.py": code,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.9\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": scripts,
+        f"{info}/RECORD": "",
+    }
+    path = folder / f"{name}-9.9-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for place, text in files.items():
+            archive.writestr(place, text)
+    return path
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """Where the agent here is installed, and how it is started."""
+    (tmp_path / "agent/bin").mkdir(parents=True)
+    (tmp_path / "agent/pyvenv.cfg").write_text("include-system-site-packages = false\n")
+    return f"{tmp_path}/agent/bin/edgepress-agent"
+
+
+def test_another_edition_is_installed_beside_the_old_one_with_its_runtimes(environment, tmp_path):
+    code = "import stand_in_runtime\ndef main(): print('edition', stand_in_runtime.SAYS)\n"
+    edition = wheel(tmp_path, "stand_in", code, "[console_scripts]\nedgepress-agent = stand_in:main\n")
+    runtime = wheel(tmp_path, "stand_in_runtime", "SAYS = 9.9")
+    said = []
+    program = environment_beside(environment, str(edition), [str(runtime)], said.append)
+    assert program == f"{tmp_path}/agent-2/bin/edgepress-agent"
+    assert said == [f"installing {edition} into {tmp_path}/agent-2"]
+    assert subprocess.run([program], capture_output=True, text=True, check=True).stdout == "edition 9.9\n"
+    assert list((tmp_path / "agent/bin").iterdir()) == [], "the old environment is left as it was"
+
+    with pytest.raises(Unavailable, match="nowhere-9"):
+        environment_beside(program, str(tmp_path / "nowhere-9-py3-none-any.whl"), [], said.append)
+    assert not (tmp_path / "agent-3").exists()
+
+
+def test_an_agent_outside_of_an_environment_is_told_the_other_way(tmp_path):
+    with pytest.raises(UsageError, match=r"is no virtual environment: install .* and give --program"):
+        environment_beside(f"{tmp_path}/bin/edgepress-agent", "edgepress==9.9", [], lambda _: None)
