@@ -62,7 +62,7 @@ def rows(done: Done, format_: str) -> list[list[str]]:
                 f"{one.file_bytes / 1000:,.0f}",
                 f"{one.wire_bytes / 1000:,.0f}",
                 f"{first / one.file_bytes:.1f} × / {first / one.wire_bytes:.1f} ×",
-                f"{took.faster:.2f} × ({took.low:.2f}–{took.high:.2f})",
+                took.faster(timed[0]),
             ]
         )
     return found

@@ -17,17 +17,24 @@ ROUND_MS = 25.0
 
 
 class Timed(msgspec.Struct, frozen=True):
-    """Median latency of one sample, and how many times faster than the first file, round by round."""
+    """Latency of one sample, in ms, in each round."""
 
-    ms: float
-    faster: float
-    low: float
-    high: float
-    """The 10th and the 90th percentile of `faster` over the rounds."""
+    rounds_ms: tuple[float, ...]
+
+    @property
+    def ms(self) -> float:
+        """Median of the rounds."""
+        return statistics.median(self.rounds_ms)
+
+    def faster(self, than: Timed) -> str:
+        """How many times faster than another of the same run, round by round: median (10th to 90th percentile)."""
+        ratios = [other / own for other, own in zip(than.rounds_ms, self.rounds_ms, strict=True)]
+        tenths = statistics.quantiles(ratios, n=10)
+        return f"{statistics.median(ratios):.2f} × ({tenths[0]:.2f}–{tenths[-1]:.2f})"
 
 
 def interleaved(files: Sequence[tuple[str, bytes]], sample: np.ndarray) -> list[Timed]:
-    """Time files (format, content) in turns on one sample (1, …); the others are compared with the first."""
+    """Time files (format, content) in turns on one sample (1, …)."""
     runs = []
     for format_, content in files:
         stored = quantized(exporters.get(format_).tensors(content)[0][0], sample)
@@ -38,12 +45,7 @@ def interleaved(files: Sequence[tuple[str, bytes]], sample: np.ndarray) -> list[
     for _ in range(ROUNDS):
         for found, (run, stored, count) in zip(times, runs, strict=True):
             found.append(_time(run, stored, count))
-    results = []
-    for found in times:
-        ratios = [first / own for first, own in zip(times[0], found, strict=True)]
-        tenths = statistics.quantiles(ratios, n=10)
-        results.append(Timed(statistics.median(found), statistics.median(ratios), tenths[0], tenths[-1]))
-    return results
+    return [Timed(tuple(found)) for found in times]
 
 
 def _time(run, stored: np.ndarray, count: int) -> float:  # type: ignore[no-untyped-def] # a bound method of a runner
