@@ -21,6 +21,7 @@ from edgepress_protocol.messages import Presence, encode
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
 
 from edgepress_agent._compat import timeout
+from edgepress_agent.clock import clock_synced
 from edgepress_agent.log import Said, logger
 from edgepress_agent.settings import Broker, Settings
 
@@ -79,6 +80,9 @@ class Unsubscribe:
 
 LinkEvent = Connected | Disconnected | Arrived
 Operation = Publish | Subscribe | Unsubscribe
+
+_BY_THE_CLOCK = ("certificate is not yet valid", "certificate has expired")
+"""What a board says of good certificates, too, that has just started without a battery for its clock."""
 
 
 class Link:
@@ -260,4 +264,7 @@ def _say(error: Exception) -> str:
     if isinstance(error, aiomqtt.MqttCodeError) and error.rc is not None:
         return f"refused or lost ({error})"
     text = str(error) or type(error).__name__
+    if any(words in text for words in _BY_THE_CLOCK):
+        unset = ", and is not set yet" if clock_synced() is False else ""
+        text += f"; the clock of this board says {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}{unset}"
     return "it closed the connection" if text == _LOST else text

@@ -141,6 +141,43 @@ def test_tls_with_its_own_authority_and_never_without(given, guarded, tmp_path):
     assert "mqtt:// or mqtts://" in said
 
 
+_AUTHORITY = """\
+[ca]
+default_ca = own
+[own]
+database = {0}/index
+serial = {0}/serial
+new_certs_dir = {0}
+default_md = sha256
+policy = any
+[any]
+commonName = supplied
+"""
+
+
+@pytest.mark.parametrize(
+    ("days", "words"), [(("20990101", "21000101"), "is not yet valid"), (("20010101", "20020101"), "has expired")]
+)
+def test_a_certificate_of_another_time_names_the_clock_of_this_board(given, guarded, tmp_path, days, words):
+    """A board without a clock that survives a power cut sees good certificates so, until its clock is set."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed: no certificate to test with")
+    (tmp_path / "ca.cnf").write_text(_AUTHORITY.format(tmp_path))
+    (tmp_path / "index").write_text("")
+    (tmp_path / "serial").write_text("01\n")
+    key, asked, certificate = (tmp_path / f"tls.{part}" for part in ("key", "csr", "pem"))
+    make = ["openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout", key]
+    subprocess.run([*make, "-out", asked], check=True, capture_output=True)
+    first, last = (f"{day}000000Z" for day in days)
+    sign = ["openssl", "ca", "-batch", "-selfsign", "-config", tmp_path / "ca.cnf", "-keyfile", key, "-in", asked]
+    dated = ["-startdate", first, "-enddate", last, "-notext", "-out", certificate]
+    subprocess.run([*sign, *dated], check=True, capture_output=True)
+    port = guarded(f'[v5.1.tls]\ncertpath = "{certificate}"\nkeypath = "{key}"\n').port
+    said = one_line(given(broker=f"mqtts://localhost:{port}", ca=str(certificate), connect_timeout="1"), status=1)
+    assert words in said
+    assert f"; the clock of this board says {time.strftime('%Y-%m-%d', time.gmtime())}" in said
+
+
 def test_a_second_agent_in_the_same_folder_is_refused(agent_running, given):
     said = one_line(given(state_dir=str(agent_running.state_dir)))
     assert f"another agent (process {agent_running.process.pid}) runs in it" in said
