@@ -29,7 +29,12 @@ from edgepress_protocol.measurement import (
     Latency,
     Measurement,
     Memory,
+    Paced,
+    Quiet,
     Runtime,
+    Soak,
+    Stretch,
+    Usage,
     Window,
 )
 from edgepress_protocol.messages import ProfileOptions
@@ -152,6 +157,30 @@ def test_energy_below_resolution_is_said() -> None:
     energy = Energy(None, -1.0, 1.0, 1000.0, 1001.0, 6, "ina3221", "module", simulated=True)
     row = Cells(page([original], [measured(original, 1.0, energy=energy)])).row("original:onnx")
     assert row["energy"] == "below resolutionsimulated"
+    throttled = Energy(None, -1.0, 1.0, 1000.0, 1001.0, 6, "ina3221", "module", simulated=False, invalid="throttled")
+    row = Cells(page([original], [measured(original, 1.0, energy=throttled)])).row("original:onnx")
+    assert row["energy"] == "invalid"
+
+
+def test_what_is_measured_beside_the_headline_is_there() -> None:
+    original = manifest("original", 1)
+    first, steady = (Stretch(60.0, 100, p50_ms, 3.0, 4.0) for p50_ms in (1.0, 1.5))
+    more = {
+        "paced": Paced(20.0, 200, 3, 2.0, 2.2, 2.5, 2.7, 3.0, Histogram.of([10])),
+        "soak": Soak(900.0, first, steady, settled=True, throttled=True, slice_s=1.0, p50_ms=(1.0, 1.5)),
+        "usage": Usage(100, 1.25, 0, 0),
+        "quiet": Quiet(disturbed=(HOSTILE,), attempts=2),
+        "providers": ("cuda", "cpu"),
+        "guards": (HOSTILE,),
+    }
+    text = page([original], [measured(original, 1.0, **more)])
+    row = Cells(text).row("original:onnx")
+    assert (row["p95 paced"], row["processor"]) == ("2.50 ms", "1.25 ms")
+    assert row["after a long load"] == "1.50 msthrottled"
+    assert row["runtime"].endswith("on cuda, cpu")
+    assert ">disturbed</span>" in text
+    assert "200 runs at 20 Hz, 3 beats lost" in text
+    assert "script" not in Cells(text).tags
 
 
 def test_badges() -> None:
