@@ -134,6 +134,13 @@ def test_learned_rounding_beats_rounding_to_nearest_and_keeps_zeros(paired, prep
     assert apart(rounded(made, 2), made, x) < 1e-9
 
 
+def test_learned_rounding_draws_each_weight_to_one_side(paired, prepare, bench):
+    """Without the term that does (equation 24), weights stay between two points, and rounding them spoils it all."""
+    made, _ = prepare(rounding="adaround", bits=4, rounding_steps=500, samples=48)
+    x = bench.calibration(48)
+    assert apart(made, paired, x) < 0.5 * apart(rounded(paired, 4), paired, x)
+
+
 def test_a_model_without_layers_to_quantize_is_refused(prepare):
     with pytest.raises(StepFailed, match="the model has no dense layer or convolution to quantize"):
         prepare(nn.Flatten(), bias_correction=True)
