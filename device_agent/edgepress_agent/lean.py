@@ -8,6 +8,7 @@ supervisor sees nothing of it.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from edgepress_protocol.signing import PublicKey
 
 from edgepress_agent.settings import Settings
 
+_PAGE_BYTES = 4096
+
 
 @dataclass(frozen=True)
 class Start:
@@ -32,13 +35,23 @@ class Start:
 
 
 def become(start: Start) -> NoReturn:
-    """Go on as the daemon, in this process."""
+    """Go on as the daemon, in this process.
+
+    Raises:
+        UsageError: an option cannot be passed on.
+    """
+    try:
+        words = msgspec.json.encode(start, enc_hook=_written)
+    except UnicodeEncodeError as error:
+        raise UsageError(f"an option has a character that is no text ({error.reason}); use names in UTF-8") from error
     told, telling = os.pipe()
     os.set_inheritable(told, True)
-    # What is told fits into a pipe, which holds a page at least.
-    os.write(telling, msgspec.json.encode(start, enc_hook=_written))
+    if len(words) > _PAGE_BYTES:  # what a pipe holds at least
+        fcntl.fcntl(telling, fcntl.F_SETPIPE_SZ, len(words))
+    os.write(telling, words)
     # Modules come from where they came from here, never from a folder that the agent happens to be started in.
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] # noqa: SLF001 - multiprocessing's way
+    flags += ["-P"] if sys.version_info >= (3, 11) else []  # or else Python 3.13 looks here before it begins
     begin = f"import sys; sys.path[:] = {sys.path!r}; from edgepress_agent.lean import main; main()"
     os.execv(  # noqa: S606 - the interpreter itself
         sys.executable, [sys.executable, *flags, "-c", begin, str(told), start.settings.device_id]

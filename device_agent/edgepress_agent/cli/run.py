@@ -17,6 +17,7 @@ from edgepress_agent.settings import Settings, Timing, check_serve, parse_broker
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _THERE = click.Path(path_type=Path, file_okay=False, exists=True)
 _FILE = click.Path(path_type=Path)
+_LONGEST_PASSWORD = 65_535
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,15 @@ class RunOptions:
         if self.password_file is None:
             return None
         try:
-            return self.password_file.read_text("utf-8").strip()
+            password = self.password_file.read_text("utf-8").strip()
         except FileNotFoundError as error:
             raise UsageError(f"--password-file {self.password_file}: no such file") from error
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not a text file"
             raise UsageError(f"--password-file {self.password_file}: {reason}") from error
+        if len(password.encode()) > _LONGEST_PASSWORD:
+            raise UsageError(f"--password-file {self.password_file}: MQTT takes {_LONGEST_PASSWORD:,} bytes at most")
+        return password
 
 
 @click.command()
@@ -104,7 +108,7 @@ class RunOptions:
 @click.option("--password", envvar="EDGEPRESS_PASSWORD", hidden=True)
 @click.option("--ca", type=_FILE, help="Authority that signed the broker's certificate, for mqtts://.")
 @click.option(
-    "--connect-timeout", type=click.FloatRange(min=0.1), metavar="S", help="Give up if not connected by then."
+    "--connect-timeout", type=click.FloatRange(0.1, 86_400), metavar="S", help="Give up if not connected by then."
 )
 @click.option(
     "--keepalive", default=15, type=click.IntRange(2, 3600), show_default=True, metavar="S", help="MQTT keep-alive."
@@ -112,7 +116,7 @@ class RunOptions:
 @click.option(
     "--reconnect-max",
     default=30.0,
-    type=click.FloatRange(min=0.2),
+    type=click.FloatRange(0.2, 86_400),
     show_default=True,
     metavar="S",
     help="Longest pause between two tries to connect.",

@@ -216,7 +216,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 class Served(msgspec.Struct, frozen=True, tag="served"):
     """Requests being answered now; since the last such message, those answered, those in error, latencies, inputs.
 
-    `at_work` tells whether the model is computing an answer at this moment.
+    `at_work_s` tells for how long the model has been computing one answer by now; None where it computes none.
     """
 
     in_flight: int
@@ -224,7 +224,7 @@ class Served(msgspec.Struct, frozen=True, tag="served"):
     errors: int
     latency: Histogram
     inputs: tuple[InputStats, ...] = ()
-    at_work: bool = False
+    at_work_s: float | None = None
 
 
 class Trouble(msgspec.Struct, frozen=True, tag="trouble"):

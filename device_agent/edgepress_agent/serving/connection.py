@@ -153,8 +153,7 @@ class Connection:
             return None
         split = len(body) if asked.json_bytes is None else asked.json_bytes
         try:
-            with self._service.turn:
-                self._service.counts.tell()
+            with self._service.turn():
                 inferred = self._service.endpoint.infer(body[:split], None if split == len(body) else body[split:])
         except (Rejected, runtimes.Unsupported) as error:
             self._send_error(HTTPStatus.BAD_REQUEST, str(error), keep=asked.keep)

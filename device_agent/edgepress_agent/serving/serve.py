@@ -29,10 +29,10 @@ from edgepress_agent.serving.listening import listen, unlink
 QUIET_S = 2.0
 """Requests this recent mean that another is likely: the board is not idle."""
 
-ANSWER_S = 120.0
+ANSWER_S = 300.0
 """A model that computes one answer for so long hangs, and its process is started again.
 
-It became active only by answering all its golden vectors in that time.
+A client's largest request, 32 MiB of samples, is to have its time, too.
 """
 
 _RETIRE_S = 35.0
@@ -198,8 +198,7 @@ class Server:
             serving.inputs[seen.name] = seen if before is None else before.merge(seen)
         if news.requests or news.in_flight or serving.in_flight:
             self._last_activity_s = monotonic()
-        if news.requests or not news.at_work or serving.at_work_since_s is None:
-            serving.at_work_since_s = monotonic() if news.at_work else None
+        serving.at_work_since_s = None if news.at_work_s is None else monotonic() - news.at_work_s
         serving.in_flight = news.in_flight
         self._changed.set()
 

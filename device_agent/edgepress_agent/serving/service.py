@@ -6,7 +6,8 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import monotonic
 
 from edgepress_protocol.histogram import Histogram
@@ -22,15 +23,15 @@ _DRAIN_S = 30.0
 class Counts:
     """What happened since the last report, shared by the threads of all connections."""
 
-    def __init__(self, looker: Looker, turn: threading.Lock) -> None:
+    def __init__(self, looker: Looker) -> None:
         self.changed = threading.Event()
         self.over = False
         self._looker = looker
-        self._turn = turn
         self._lock = threading.Lock()
         self._in_flight = 0
         self._errors = 0
         self._latencies_ns: list[int] = []
+        self._at_work_since_s: float | None = None
 
     def begin(self) -> None:
         """Count one request more in flight."""
@@ -58,8 +59,14 @@ class Counts:
             latencies, errors = self._latencies_ns, self._errors
             self._latencies_ns, self._errors = [], 0
             in_flight = self._in_flight
-        seen = self._looker.take()
-        return Served(in_flight, len(latencies), errors, Histogram.of(latencies), seen, self._turn.locked())
+        since_s, now_s = self._at_work_since_s, monotonic()
+        at_work_s = None if since_s is None else now_s - since_s
+        return Served(in_flight, len(latencies), errors, Histogram.of(latencies), self._looker.take(), at_work_s)
+
+    def at_work(self, *, is_so: bool) -> None:
+        """Note that the model computes an answer from now on, or has computed it."""
+        self._at_work_since_s = monotonic() if is_so else None
+        self.tell()
 
     def tell(self) -> None:
         """Have what changed reported soon."""
@@ -79,14 +86,24 @@ class Service:
     ) -> None:
         self.endpoint = endpoint
         self.looker = Looker(endpoint.bound.inputs)
+        self.counts = Counts(self.looker)
         # Interpreters are not made for several threads, and a board has no cores to spare.
-        self.turn = threading.Lock()
-        self.counts = Counts(self.looker, self.turn)
+        self._turn = threading.Lock()
         self.draining = False
         self._give = give
         self._handle = answer
         self._drained, self._rope = os.pipe()
         self._connections: set[threading.Thread] = set()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait until nobody else has the model, and have it."""
+        with self._turn:
+            self.counts.at_work(is_so=True)
+            try:
+                yield
+            finally:
+                self.counts.at_work(is_so=False)
 
     def connect(self, connection: socket.socket) -> bool:
         """Answer one connection in a thread of its own; False where there are too many already."""

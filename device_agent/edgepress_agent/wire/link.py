@@ -266,5 +266,5 @@ def _say(error: Exception) -> str:
     text = str(error) or type(error).__name__
     if any(words in text for words in _BY_THE_CLOCK):
         unset = ", and is not set yet" if clock_synced() is False else ""
-        text += f"; the clock of this board says {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}{unset}"
+        text += f"; the clock of this board says {time.strftime('%Y-%m-%d', time.gmtime())}{unset}"
     return "it closed the connection" if text == _LOST else text

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 from edgepress_protocol.errors import Unavailable, UsageError
-from edgepress_protocol.messages import ProfileOptions, Provider
+from edgepress_protocol.messages import ProfileOptions
 
 from edgepress_host.cli._shared import (
     Settings,
@@ -57,9 +57,9 @@ def _number(
 
 def _providers(_context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
     try:
-        return msgspec.convert(names, tuple[Provider, ...])
+        return msgspec.convert({"providers": names}, ProfileOptions).providers
     except msgspec.ValidationError as error:
-        raise click.BadParameter(f"expected words such as tensorrt or cuda, got {' '.join(names)!r}") from error
+        raise click.BadParameter(f"expected up to 8 words such as tensorrt or cuda, got {' '.join(names)!r}") from error
 
 
 def profile_options(function: Callable[..., None]) -> Callable[..., None]:

@@ -59,7 +59,7 @@ def show(settings: Settings, trial: str, as_json: bool) -> None:
         head += [("kind", found.board.kind), *in_words.rows(found.measurement)]
     elif one.detail:
         head.append(("", one.detail))
-    click.echo("\n".join(printable(line) for line in in_words.table(head).splitlines()))
+    click.echo(in_words.table([(label, printable(text)) for label, text in head]))
 
 
 @command.command()

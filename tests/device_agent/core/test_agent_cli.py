@@ -72,6 +72,8 @@ def one_line(done: subprocess.CompletedProcess[str], status: int = 2) -> str:
         ({"password_file": "nowhere"}, "--password-file nowhere: no such file"),
         ({"password_file": "."}, "--password-file .: Is a directory"),
         ({"state_dir": "/proc/nowhere"}, "cannot be written"),
+        ({"reconnect_max": "inf"}, "0.2<=x<=86400"),
+        ({"state_dir": "st\udcff"}, "an option has a character that is no text"),
         ({"root": "nowhere"}, "Directory 'nowhere' does not exist"),
     ],
 )
@@ -83,7 +85,7 @@ def test_a_mistake_is_one_line(given, changed, line):
 
 def test_modules_come_from_where_it_is_installed_and_never_from_where_it_is_started(given, tmp_path):
     """The command becomes the daemon in another interpreter, which must not look into the folder that it starts in."""
-    for name in ("asyncio", "edgepress_agent", "ssl"):
+    for name in ("asyncio", "edgepress_agent", "linecache", "ssl"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from here')")
     program = Path(sys.executable).with_name("edgepress-agent")
     command = [program, *given.command()[len(AGENT) :]]
@@ -124,6 +126,14 @@ def test_a_password_by_url_file_or_environment_and_a_wrong_one_is_one_line(given
     said = one_line(given(broker=f"mqtt://pi:wrong@127.0.0.1:{port}", connect_timeout="1"), status=1)
     assert "closed the connection without an answer; check the password" in said
     assert "wrong" not in said
+
+
+def test_the_longest_password_goes_through_and_a_longer_one_is_refused(given, tmp_path):
+    (tmp_path / "password").write_text("x" * 65_535)
+    login = {"username": "pi", "password_file": str(tmp_path / "password")}
+    assert "broker mqtt://127.0.0.1:1: " in one_line(given(**login), 1)
+    (tmp_path / "password").write_text("x" * 65_536)
+    assert "MQTT takes 65,535 bytes at most" in one_line(given(**login))
 
 
 def test_tls_with_its_own_authority_and_never_without(given, guarded, tmp_path):

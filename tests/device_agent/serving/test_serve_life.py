@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
+import json
 import os
 import signal
 import socket
@@ -138,11 +140,20 @@ def test_a_model_that_never_answers_is_started_again(lab: Lab, misbehaving_runti
         reader, slow = await asyncio.open_unix_connection(f"{lab.folder}/s.sock")
         slow.write(b"POST /v2/models/active/infer HTTP/1.1\r\nContent-Length: 4\r\n\r\n{")
         await slow.drain()
-        with pytest.raises(TimeoutError):
+        with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(reader.read(1))), 3.0)
         assert not heard
+
+        async def ask_for_another() -> None:
+            """Answered without the model, so that it tells nothing of the model."""
+            while not heard:
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    await asked(server, "POST", "/v2/models/another/infer", request)
+
+        asking = asyncio.create_task(ask_for_another())
         with pytest.raises((OSError, http.client.HTTPException)):
             await asked(server, "POST", "/v2/models/active/infer", request)
+        await asking
         while len(heard) < 2:  # noqa: ASYNC110 - a test looks from outside, where no event is
             await asyncio.sleep(0.01)
         ready = (await asked(server, "GET", "/v2/health/ready"))[0]
@@ -154,6 +165,33 @@ def test_a_model_that_never_answers_is_started_again(lab: Lab, misbehaving_runti
     manifest_name = manifest.variant
     assert heard == [f"the process that serves {manifest_name} is started again: no answer within 2 s", ""]
     assert ready == 200
+
+
+def test_an_answer_that_is_read_slowly_is_no_hanging_model(lab: Lab, misbehaving_runtime):
+    manifest, model = lab.misbehaving("fine")
+    request = {"inputs": [{"name": "x", "shape": [200_000, 1], "datatype": "FP32", "data": [1] * 200_000}]}
+
+    async def run():
+        heard: list[str] = []
+        server = Server(f"unix:{lab.folder}/s.sock", lab.folder / "w", answer_s=1.5)
+        server.on_trouble = heard.append
+        await server.start()
+        await server.swap(manifest, model)
+        reader, writer = await asyncio.open_unix_connection(f"{lab.folder}/s.sock", limit=1024)
+        body = json.dumps(request).encode()
+        writer.write(b"POST /v2/models/active/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        status = await reader.readline()
+        # No event tells that nothing has happened: as long as it would have taken to be given up.
+        await asyncio.sleep(3.0)
+        rest = await reader.readexactly(100_000)
+        writer.close()
+        await server.stop()
+        return status, len(rest), heard
+
+    status, size, heard = asyncio.run(run())
+    assert status == b"HTTP/1.1 200 OK\r\n"
+    assert size == 100_000
+    assert heard == []
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "192.0.2.1:80", "example.org:80", "127.0.0.1:x", "nonsense"])

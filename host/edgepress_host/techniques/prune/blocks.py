@@ -110,7 +110,8 @@ class BlockCut:
 def take_out(model: nn.Module, name: str, example: Tensor) -> None:
     """Let a block's input be its output, in place. A layer of torch's own stacks leaves the list.
 
-    A batch normalisation of the block's output goes with it: its statistics are of what is gone.
+    Where the block is a single layer, the batch normalisation that alone takes its output goes with it: its statistics
+    are of what is gone.
     """
     parent, _, leaf = name.rpartition(".")
     if not _in_stack(model, name):

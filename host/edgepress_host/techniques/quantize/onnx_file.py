@@ -26,6 +26,7 @@ from edgepress_host.techniques.quantize.onnx_weights import (
     drop,
     expanded,
     held_weights,
+    in_transposed_groups,
     layer_of,
     stored_as,
 )
@@ -109,7 +110,7 @@ def to_static(content: bytes, plan: WeightPlan, activations: ActivationPlan) -> 
 
     with quiet(), tempfile.TemporaryDirectory() as folder:
         model = _prepared(content)
-        chosen = _chosen(model, plan)
+        chosen = _with_one_scale_for_groups(_chosen(model, plan), plan)
         found = {
             held.tensor: plan.integers(held.values, bits, held.kept)
             for held, bits in chosen
@@ -236,6 +237,14 @@ def _with_integers(model: ModelProto, found: dict[str, Integers], turned: set[st
             before = numpy_helper.to_array(tensor)
             tensor.CopyFrom(numpy_helper.from_array(parts[tensor.name].reshape(before.shape), tensor.name))
     return _packed(model, found)
+
+
+def _with_one_scale_for_groups(chosen: list[tuple[Held, int]], plan: WeightPlan) -> list[tuple[Held, int]]:
+    """Give the tensor one scale where groups share the axis of the outputs: a scale an index is fewer than biases."""
+    groups = [held.layer for held, _ in chosen if in_transposed_groups(held)]
+    if groups and plan.per_channel:
+        plan.note(f"one scale a tensor, which static transposed convolutions with groups need: {listed(groups)}")
+    return [(held._replace(kept=()) if in_transposed_groups(held) else held, bits) for held, bits in chosen]
 
 
 def _refuse_zero_points(chosen: list[tuple[Held, int]], plan: WeightPlan) -> None:

@@ -73,8 +73,7 @@ def _kept(node: NodeProto, place: int, rank: int) -> tuple[int, ...] | None:
         case "Conv", 1:
             return (0,)
         case "ConvTranspose", 1:
-            # The groups share the axis of the outputs: a scale for each index would be fewer than the layer's biases.
-            return (1,) if attribute(node, "group", 1) == 1 else ()
+            return (1,)
         case "Gemm", 1:
             return (0,) if attribute(node, "transB", 0) else (1,)
         case "MatMul", 1:
@@ -85,6 +84,11 @@ def _kept(node: NodeProto, place: int, rank: int) -> tuple[int, ...] | None:
             return (0,)
         case _:
             return None
+
+
+def in_transposed_groups(held: Held) -> bool:
+    """Whether several groups share the axis of a weight's outputs."""
+    return held.node.op_type == "ConvTranspose" and attribute(held.node, "group", 1) > 1
 
 
 def attribute(node: NodeProto, name: str, default: float) -> float:

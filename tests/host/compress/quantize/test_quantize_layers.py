@@ -103,7 +103,11 @@ def test_transposed_convolutions_have_a_scale_for_each_channel_or_one_for_groups
     stored = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
     assert (stored["1.weight_quantized"].dtype, stored["1.weight_scale"].size) == (np.int8, scales)
     assert 0 < away("onnx", content, before=before) < 0.05
-    assert not notes
+    assert notes == (["one scale a tensor, which static transposed convolutions with groups need: 1"] * (groups == 2))
+    only, silent = quantized("onnx", before, mode="weight_only")
+    assert not silent
+    scales_of = {one.name: one.dims for one in onnx.load_from_string(only).graph.initializer if "scale" in one.name}
+    assert sorted(max(dims) for dims in scales_of.values()) == sorted([4, 4 // groups])
 
 
 def test_a_file_without_weights_is_refused_with_what_it_has(bench, quantized):
