@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+from pathlib import Path
+
+from started import at_start
 
 BLOCKED = """
 import sys
@@ -15,35 +18,31 @@ sys.meta_path.insert(0, Blocked())
 """
 
 
-def run(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", BLOCKED + code], capture_output=True, text=True, check=False)
+def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run Python with the blocker, which the interpreter that the daemon becomes has, too."""
+    blocked = at_start(folder / "blocker", BLOCKED)
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=blocked, check=False)
+
+
+def test_the_daemon_is_imported_with_torch_numpy_and_the_host_blocked(tmp_path) -> None:
+    modules = ["daemon", "cli", "lean", "board.probe", "serving.serve"]
+    code = f"import {', '.join(f'edgepress_agent.{module}' for module in modules)}"
+    done = run("-c", code, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_the_daemon_is_imported_with_torch_numpy_and_the_host_blocked() -> None:
-    run(
-        "import edgepress_agent.daemon, edgepress_agent.cli, edgepress_agent.board.probe, edgepress_agent.serving.serve"
-    )
 
 
 def test_the_daemon_runs_with_them_blocked(tmp_path) -> None:
     """It gets as far as a broker that is not there, and says so in one line."""
-    key = "edgepress-ed25519-public MDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA= test\\n"
-    code = f"""
-from pathlib import Path
-Path({str(tmp_path)!r}, "key.pub").write_text("{key}")
-sys.argv = ["edgepress-agent", "run", "--broker", "mqtt://127.0.0.1:1", "--id", "pi", "--connect-timeout", "0.3",
-    "--state-dir", {str(tmp_path / "state")!r}, "--trust", {str(tmp_path / "key.pub")!r}, "--serve", "127.0.0.1:0"]
-from edgepress_agent.cli import main
-try:
-    main()
-except SystemExit as end:
-    print("ended with", end.code)
-"""
-    assert "ended with 1" in run(code)
+    key = tmp_path / "key.pub"
+    key.write_text("edgepress-ed25519-public MDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA= test\n")
+    asked = ["--broker", "mqtt://127.0.0.1:1", "--id", "pi", "--connect-timeout", "0.3", "--serve", "127.0.0.1:0"]
+    places = ["--state-dir", str(tmp_path / "state"), "--trust", str(key)]
+    done = run("-m", "edgepress_agent", "run", *asked, *places, folder=tmp_path)
+    assert done.returncode == 1
+    assert "error: broker mqtt://127.0.0.1:1: " in done.stderr
+    assert "must not be imported here" not in done.stderr
 
 
-def test_the_blocker_blocks() -> None:
-    done = subprocess.run([sys.executable, "-c", BLOCKED + "import numpy"], capture_output=True, check=False)
-    assert done.returncode != 0
+def test_the_blocker_blocks(tmp_path) -> None:
+    done = run("-c", "import numpy", folder=tmp_path)
+    assert "numpy must not be imported here" in done.stderr

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from edgepress_host.cli import main
 from edgepress_protocol.version import SPOKEN
+from started import speaking
 
 
 class Shell:
@@ -63,9 +64,10 @@ class Line(Shell):
         super().__init__(data_dir)
         self.agents: dict[str, subprocess.Popen[bytes]] = {}
         self.run("keys", "init")
-        command = [sys.executable, "-c", _speaking(speaks, "edgepress_host.cli"), "serve", *map(str, serve)]
+        command = [sys.executable, "-m", "edgepress_host.cli", "serve", *map(str, serve)]
+        environment = self.environment | speaking(data_dir.parent / "host-edition", speaks)
         with (data_dir.parent / "controller.log").open("ab") as log:
-            self.controller = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, stderr=log)
+            self.controller = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log)
         assert self.controller.stdout is not None
         assert self.controller.stdout.readline()
         self.broker = self._broker()
@@ -93,10 +95,11 @@ class Line(Shell):
             "reconnect-max": 2,
         }
         options = [word for option, value in given.items() for word in (f"--{option}", str(value))]
-        command = [python, "-c", _speaking(speaks, "edgepress_agent.cli"), "run", "--id", name, *options]
+        command = [python, "-m", "edgepress_agent", "run", "--id", name, *options]
+        environment = self.environment | speaking(self.data_dir.parent / f"{name}-edition", speaks)
         with (self.data_dir.parent / f"{name}.log").open("ab") as log:
             self.agents[name] = subprocess.Popen(
-                [*map(str, command), *map(str, more)], env=self.environment, stdout=log, stderr=log
+                [*map(str, command), *map(str, more)], env=environment, stdout=log, stderr=log
             )
 
     def kill_agent(self, name: str) -> None:
@@ -137,8 +140,3 @@ class Line(Shell):
         self.controller.wait(15)
         assert self.controller.stdout is not None
         self.controller.stdout.close()
-
-
-def _speaking(versions: tuple[int, int], module: str) -> str:
-    """A program that is `module`, of an edition that speaks these protocol versions."""
-    return f"import edgepress_protocol.version as v; v.SPOKEN = {versions}; from {module} import main; main()"

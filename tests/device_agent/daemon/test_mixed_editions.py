@@ -1,22 +1,19 @@
 """A real agent and a host of another edition, either way round: what both speak is enough to work by."""
 
 import asyncio
-import os
 
 import pytest
 from edgepress_protocol.messages import Measured
+from started import speaking
 
 EARLIER, NOW = (1, 1), (1, 2)
-SPEAKING = "import edgepress_protocol.version as v; v.SPOKEN = {}"
-"""Run by Python when it starts, as sitecustomize."""
 
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(("speaks", "host_speaks"), [(EARLIER, NOW), (NOW, EARLIER)])
 def test_a_trial_and_a_deployment_go_through(scene, speaks, host_speaks, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
-    (tmp_path / "sitecustomize.py").write_text(SPEAKING.format(speaks))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
+    monkeypatch.setenv("PYTHONPATH", speaking(tmp_path / "edition", speaks)["PYTHONPATH"])
 
     async def story():
         model = scene.model()
