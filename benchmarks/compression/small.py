@@ -35,6 +35,9 @@ TITLES = {
     QAT: "edgepress, QAT int8",
     SMALL: "edgepress, pruned + distilled + int8",
 }
+NAMES = {INT8: (INT8, f"{INT8}-whole")}
+"""Static int8 is another recipe for each format."""
+
 RUNTIMES = {"onnx": "ONNX Runtime", "tflite": "LiteRT"}
 HEAD = [
     "file",
@@ -77,7 +80,7 @@ def measure(name: str, format_: str) -> list[list[str]]:
     title, quantize = peers.DEFAULTS[format_]
     files: dict[str, bytes] = {}
     for key, shown in TITLES.items():
-        one = next(v for v in made.variants if (v.name, v.format) == (key, format_))
+        one = next(v for v in made.variants if v.name in NAMES.get(key, (key,)) and v.format == format_)
         if one.file is None or one.kept_steps < len(one.steps):
             raise SystemExit(f"{name}, {key}.{format_}: {one.verdict}: {one.reason}")
         files[shown] = (out / one.file).read_bytes()

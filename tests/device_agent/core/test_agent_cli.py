@@ -160,8 +160,13 @@ serial = {0}/serial
 new_certs_dir = {0}
 default_md = sha256
 policy = any
+x509_extensions = own_ca
 [any]
 commonName = supplied
+[own_ca]
+basicConstraints = critical, CA:TRUE
+subjectKeyIdentifier = hash
+subjectAltName = DNS:localhost
 """
 
 
