@@ -3,8 +3,8 @@
 Boards carry the Python of their system (3.10 on JetPack 6), so the agent must run on all of them; the oldest and the
 newest that are here stand for those between, unless EDGEPRESS_EVERY_PYTHON is set. Each interpreter gets a virtual
 environment of its own (.venv-3.10, …), with the agent and the test tools alone; `make` has made the one with
-tflite-runtime and numpy 1. Two runs go on at a time; the output of the one that is here and not of compression is shown
-as it comes, that of the others when it ends, where it failed.
+tflite-runtime and numpy 1. Two runs go on at a time; the output of the one that is here and of neither compression nor
+the agent is shown as it comes, that of the others when it ends, where it failed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ TFLITE = "tflite-runtime"
 MINORS = (10, 11, 12, 13, 14)
 TESTS = ("tests/protocol", "tests/device_agent")
 COMPRESSION = "tests/host/compress"
+AGENT = "tests/device_agent"
 NONE_CHOSEN = 5
 """Exit status of pytest where its arguments leave no test."""
 
@@ -80,9 +81,11 @@ def ran(name: str, python: Callable[[], Path], arguments: Sequence[str], *, show
 def main() -> int:
     here = Path(sys.executable)
     apart = "-q", "-p", "no:cacheprovider"
+    without = [f"--ignore={folder}" for folder in (COMPRESSION, AGENT)]
     jobs = [
         partial(ran, "compression, this Python", lambda: here, (*apart, COMPRESSION, *sys.argv[1:]), shown=False),
-        partial(ran, "this Python", lambda: here, (f"--ignore={COMPRESSION}", *sys.argv[1:]), shown=True),
+        partial(ran, "all else, this Python", lambda: here, (*without, *sys.argv[1:]), shown=True),
+        partial(ran, "the agent, this Python", lambda: here, (*apart, AGENT, *sys.argv[1:]), shown=False),
         *(
             partial(ran, f"Python {version}", partial(prepared, version, program), (*apart, *TESTS), shown=False)
             for version, program in interpreters().items()
