@@ -1,7 +1,8 @@
 """Run every test here, and those of protocol and agent on every other Python >= 3.10 and with tflite-runtime.
 
 Boards carry the Python of their system (3.10 on JetPack 6), so the agent must run on all of them; the oldest and the
-newest that are here stand for those between, unless EDGEPRESS_EVERY_PYTHON is set. Each interpreter gets a virtual
+newest that are here stand for those between, the newest with the tests where it may differ, unless
+EDGEPRESS_EVERY_PYTHON is set. Each interpreter gets a virtual
 environment of its own (.venv-3.10, …), with the agent and the test tools alone; `make` has made the one with
 tflite-runtime and numpy 1. Two runs go on at a time; the output of the one that is here and of neither compression nor
 the agent is shown as it comes, that of the others when it ends, where it failed.
@@ -23,6 +24,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TFLITE = "tflite-runtime"
 MINORS = (10, 11, 12, 13, 14)
 TESTS = ("tests/protocol", "tests/device_agent")
+NEWEST_TESTS = ("tests/protocol", *(f"tests/device_agent/{folder}" for folder in ("core", "daemon", "serving")))
+"""Where a newer standard library shows first; all of it where EDGEPRESS_EVERY_PYTHON is set."""
+
 COMPRESSION = "tests/host/compress"
 AGENT = "tests/device_agent"
 NONE_CHOSEN = 5
@@ -46,6 +50,17 @@ def interpreters() -> dict[str, Path]:
         return found
     ends = list(found)[:1] + list(found)[1:][-1:]
     return {version: found[version] for version in ends}
+
+
+def others() -> list[tuple[str, Path, Sequence[str]]]:
+    """Version, program and tests of each other interpreter."""
+    found = list(interpreters().items())
+    last = len(found) - 1
+    short = last > 0 and not os.environ.get("EDGEPRESS_EVERY_PYTHON")
+    return [
+        (version, program, NEWEST_TESTS if short and number == last else TESTS)
+        for number, (version, program) in enumerate(found)
+    ]
 
 
 def says(program: str | Path, version: str) -> bool:
@@ -87,8 +102,8 @@ def main() -> int:
         partial(ran, "all else, this Python", lambda: here, (*without, *sys.argv[1:]), shown=True),
         partial(ran, "the agent, this Python", lambda: here, (*apart, AGENT, *sys.argv[1:]), shown=False),
         *(
-            partial(ran, f"Python {version}", partial(prepared, version, program), (*apart, *TESTS), shown=False)
-            for version, program in interpreters().items()
+            partial(ran, f"Python {version}", partial(prepared, version, program), (*apart, *tests), shown=False)
+            for version, program, tests in others()
         ),
         partial(ran, TFLITE, lambda: ROOT / ".venv-tflite/bin/python", (*apart, *TFLITE_TESTS), shown=False),
     ]
