@@ -1,5 +1,5 @@
 # make demo   the main job end to end: compress, push, profile, select, deploy, on this machine
-# make test   every test, the agent's on the oldest and newest other Python >= 3.10, too; make test-arm64: the agent on 64-bit Arm, under qemu
+# make test   every test, the agent's on the oldest other Python >= 3.10, too, most on the newest; make test-arm64: the agent on 64-bit Arm, under qemu
 # make lint   ruff and mypy          make bench   tables of docs/benchmarks.md, minutes each
 #
 # Each does its own set-up and re-uses it. PYTHON=… chooses the interpreter (3.11 or newer);
