@@ -2,10 +2,10 @@
 
 Boards carry the Python of their system (3.10 on JetPack 6), so the agent must run on all of them; the oldest and the
 newest that are here stand for those between, the newest with the tests where it may differ, unless
-EDGEPRESS_EVERY_PYTHON is set. Each interpreter gets a virtual
-environment of its own (.venv-3.10, …), with the agent and the test tools alone; `make` has made the one with
-tflite-runtime and numpy 1. Two runs go on at a time; the output of the one that is here and of neither compression nor
-the agent is shown as it comes, that of the others when it ends, where it failed.
+EDGEPRESS_EVERY_PYTHON is set. Each interpreter gets a virtual environment of its own (.venv-3.10, …), with the agent
+and the test tools alone; `make` has made the one with tflite-runtime and numpy 1. Two runs go on at a time; the output
+of the one that is here and of neither compression nor the agent is shown as it comes, that of the others when it ends,
+where it failed.
 """
 
 from __future__ import annotations

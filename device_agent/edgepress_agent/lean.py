@@ -1,8 +1,8 @@
 """The daemon in an interpreter that never saw the command line.
 
 What click brings along would stay resident: a megabyte and a half of the 32 MiB that an idle agent may have. So `run`
-checks its options, writes them into a pipe, and becomes this. The process stays the same one, so that a
-supervisor sees nothing of it.
+checks its options, writes them into a pipe, and becomes this. The process stays the same one, so that a supervisor sees
+nothing of it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main() -> None:
     try:
         run(start)
     except EdgepressError as error:
-        fail(error)
+        fail(str(error), status_of(error))
 
 
 def run(start: Start) -> None:
@@ -78,10 +78,15 @@ def run(start: Start) -> None:
     asyncio.run(daemon.run(start.settings))
 
 
-def fail(error: EdgepressError) -> NoReturn:
-    """Say what went wrong in one line: exit status 2 is a user's mistake, 1 what the world did."""
-    sys.stderr.write(f"error: {error}\n")
-    sys.exit(2 if isinstance(error, UsageError) else 1)
+def fail(line: str, status: int) -> NoReturn:
+    """Say what went wrong in one line, and end."""
+    sys.stderr.write(f"error: {line}\n")
+    sys.exit(status)
+
+
+def status_of(error: EdgepressError) -> int:
+    """Exit status: 2 is a user's mistake, 1 what the world did."""
+    return 2 if isinstance(error, UsageError) else 1
 
 
 def _written(value: Any) -> str:

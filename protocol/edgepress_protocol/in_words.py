@@ -38,8 +38,14 @@ def named(label: str, lines: Iterable[str]) -> Iterator[Row]:
 
 
 def table(found: Iterable[Row]) -> str:
-    """Set rows below each other, their texts in one column."""
-    every = list(found)
+    r"""Set rows below each other, their texts in one column.
+
+    What a model or a device has named steers no terminal: what is not printable becomes `?`.
+
+    >>> table([("note", "done"), ("", "\x1b[2Jaccuracy")])
+    'note  done\n      ?[2Jaccuracy'
+    """
+    every = [(label, "".join(each if each.isprintable() else "?" for each in text)) for label, text in found]
     width = max((len(label) for label, _ in every), default=0)
     return "\n".join(f"{label:<{width}}  {text}".rstrip() for label, text in every)
 

@@ -6,7 +6,6 @@ A command imports what it needs when it is called: the daemon must carry nothing
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
 
 import click
 from edgepress_protocol.errors import EdgepressError
@@ -35,11 +34,11 @@ def main() -> None:
         bare.show()
         status = bare.exit_code
     except click.ClickException as error:
-        _fail(f"{error.format_message()} (see edgepress-agent --help)", error.exit_code)
+        lean.fail(f"{error.format_message()} (see edgepress-agent --help)", error.exit_code)
     except click.Abort:
         sys.exit(130)
     except EdgepressError as error:
-        lean.fail(error)
+        lean.fail(str(error), lean.status_of(error))
     sys.exit(status or 0)
 
 
@@ -51,8 +50,3 @@ def cli() -> None:
 
 for _command in COMMANDS:
     cli.add_command(_command)
-
-
-def _fail(line: str, status: int) -> NoReturn:
-    click.echo(f"error: {line}", err=True)
-    sys.exit(status)

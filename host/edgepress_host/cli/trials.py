@@ -11,7 +11,6 @@ from edgepress_host.cli._shared import (
     json_option,
     pass_settings,
     print_json,
-    printable,
     safe,
     say,
     table,
@@ -59,7 +58,7 @@ def show(settings: Settings, trial: str, as_json: bool) -> None:
         head += [("kind", found.board.kind), *in_words.rows(found.measurement)]
     elif one.detail:
         head.append(("", one.detail))
-    click.echo(in_words.table([(label, printable(text)) for label, text in head]))
+    click.echo(in_words.table(head))
 
 
 @command.command()

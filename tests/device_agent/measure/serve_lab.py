@@ -50,11 +50,20 @@ async def asked(*call) -> tuple[int, dict]:
 
 @asynccontextmanager
 async def serving(work_dir: Path, variant: Variant | None, address: str = "127.0.0.1:0") -> AsyncIterator[Server]:
-    server = Server(address, work_dir)
+    given = None if variant is None else (variant.manifest, variant.model)
+    async with serving_file(work_dir, given, address) as server:
+        yield server
+
+
+@asynccontextmanager
+async def serving_file(
+    work_dir: Path, given: tuple[Manifest, Path] | None, address: str, **options: float
+) -> AsyncIterator[Server]:
+    server = Server(address, work_dir, **options)
     await server.start()
     try:
-        if variant is not None:
-            await server.swap(variant.manifest, variant.model)
+        if given is not None:
+            await server.swap(*given)
         yield server
     finally:
         await server.stop()

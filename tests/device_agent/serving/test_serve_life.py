@@ -18,7 +18,7 @@ from edgepress_agent.measure.bench import Bench
 from edgepress_agent.serving.serve import QUIET_S, Server
 from edgepress_protocol.errors import Unavailable, UsageError
 from measure_lab import QUICK, Lab, Variant, needs_format
-from serve_lab import RIGHT, asked, children, counted, serve, serving
+from serve_lab import RIGHT, asked, children, counted, serve, serving, serving_file
 
 
 def test_a_model_that_does_not_load_leaves_the_old_one_serving(tmp_path):
@@ -105,20 +105,16 @@ def test_errors_are_counted(tmp_path):
 
 def test_a_crash_under_a_request_is_not_the_end(lab: Lab, misbehaving_runtime):
     """The misbehaving runtime crashes at its 21st run; the client sees its connection break, and then an answer."""
-    manifest, model = lab.misbehaving("flood")
     request = {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1]}]}
 
     async def run():
-        server = Server(f"unix:{lab.folder}/s.sock", lab.folder / "w")
-        await server.start()
-        await server.swap(manifest, model)
         outcomes = []
-        for _ in range(25):
-            try:
-                outcomes.append((await asked(server, "POST", "/v2/models/active/infer", request))[0])
-            except (OSError, http.client.HTTPException):
-                outcomes.append(None)
-        await server.stop()
+        async with serving_file(lab.folder / "w", lab.misbehaving("flood"), f"unix:{lab.folder}/s.sock") as server:
+            for _ in range(25):
+                try:
+                    outcomes.append((await asked(server, "POST", "/v2/models/active/infer", request))[0])
+                except (OSError, http.client.HTTPException):
+                    outcomes.append(None)
         return outcomes
 
     outcomes = asyncio.run(run())
@@ -128,64 +124,59 @@ def test_a_crash_under_a_request_is_not_the_end(lab: Lab, misbehaving_runtime):
 
 def test_a_model_that_never_answers_is_started_again(lab: Lab, misbehaving_runtime):
     """It runs once as it is loaded, then hangs at its second run; an upload that comes slowly is no such thing."""
-    manifest, model = lab.misbehaving("hang_late")
     request = {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1]}]}
+    address = f"unix:{lab.folder}/s.sock"
 
     async def run():
         heard: list[str] = []
-        server = Server(f"unix:{lab.folder}/s.sock", lab.folder / "w", answer_s=2.0)
-        server.on_trouble = heard.append
-        await server.start()
-        await server.swap(manifest, model)
-        reader, slow = await asyncio.open_unix_connection(f"{lab.folder}/s.sock")
-        slow.write(b"POST /v2/models/active/infer HTTP/1.1\r\nContent-Length: 4\r\n\r\n{")
-        await slow.drain()
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(reader.read(1))), 3.0)
-        assert not heard
+        async with serving_file(lab.folder / "w", lab.misbehaving("hang_late"), address, answer_s=2.0) as server:
+            server.on_trouble = heard.append
+            reader, slow = await asyncio.open_unix_connection(f"{lab.folder}/s.sock")
+            slow.write(b"POST /v2/models/active/infer HTTP/1.1\r\nContent-Length: 4\r\n\r\n{")
+            await slow.drain()
+            answer = asyncio.ensure_future(reader.read(1))
+            done, _ = await asyncio.wait({answer}, timeout=3.0)
+            assert not done
+            assert not heard
 
-        async def ask_for_another() -> None:
-            """Answered without the model, so that it tells nothing of the model."""
-            while not heard:
-                with contextlib.suppress(OSError, http.client.HTTPException):
-                    await asked(server, "POST", "/v2/models/another/infer", request)
+            async def ask_for_another() -> None:
+                """Answered without the model, so that it tells nothing of the model."""
+                while not heard:
+                    with contextlib.suppress(OSError, http.client.HTTPException):
+                        await asked(server, "POST", "/v2/models/another/infer", request)
 
-        asking = asyncio.create_task(ask_for_another())
-        with pytest.raises((OSError, http.client.HTTPException)):
-            await asked(server, "POST", "/v2/models/active/infer", request)
-        await asking
-        while len(heard) < 2:  # noqa: ASYNC110 - a test looks from outside, where no event is
-            await asyncio.sleep(0.01)
-        ready = (await asked(server, "GET", "/v2/health/ready"))[0]
-        slow.close()
-        await server.stop()
+            asking = asyncio.create_task(ask_for_another())
+            with pytest.raises((OSError, http.client.HTTPException)):
+                await asked(server, "POST", "/v2/models/active/infer", request)
+            await asking
+            while len(heard) < 2:  # noqa: ASYNC110 - a test looks from outside, where no event is
+                await asyncio.sleep(0.01)
+            ready = (await asked(server, "GET", "/v2/health/ready"))[0]
+            slow.close()
+            await asyncio.gather(answer, return_exceptions=True)
         return heard, ready
 
     heard, ready = asyncio.run(run())
-    manifest_name = manifest.variant
-    assert heard == [f"the process that serves {manifest_name} is started again: no answer within 2 s", ""]
+    assert heard == ["the process that serves hang_late is started again: no answer within 2 s", ""]
     assert ready == 200
 
 
 def test_an_answer_that_is_read_slowly_is_no_hanging_model(lab: Lab, misbehaving_runtime):
-    manifest, model = lab.misbehaving("fine")
     request = {"inputs": [{"name": "x", "shape": [200_000, 1], "datatype": "FP32", "data": [1] * 200_000}]}
+    address = f"unix:{lab.folder}/s.sock"
 
     async def run():
         heard: list[str] = []
-        server = Server(f"unix:{lab.folder}/s.sock", lab.folder / "w", answer_s=1.5)
-        server.on_trouble = heard.append
-        await server.start()
-        await server.swap(manifest, model)
-        reader, writer = await asyncio.open_unix_connection(f"{lab.folder}/s.sock", limit=1024)
-        body = json.dumps(request).encode()
-        writer.write(b"POST /v2/models/active/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-        status = await reader.readline()
-        # No event tells that nothing has happened: as long as it would have taken to be given up.
-        await asyncio.sleep(3.0)
-        rest = await reader.readexactly(100_000)
-        writer.close()
-        await server.stop()
+        async with serving_file(lab.folder / "w", lab.misbehaving("fine"), address, answer_s=1.5) as server:
+            server.on_trouble = heard.append
+            reader, writer = await asyncio.open_unix_connection(f"{lab.folder}/s.sock", limit=1024)
+            body = json.dumps(request).encode()
+            writer.write(b"POST /v2/models/active/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            status = await reader.readline()
+            # No event tells that nothing has happened: as long as it would have taken to be given up.
+            await asyncio.sleep(3.0)
+            rest = await reader.readexactly(100_000)
+            writer.close()
         return status, len(rest), heard
 
     status, size, heard = asyncio.run(run())
