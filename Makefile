@@ -11,7 +11,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-arm64 lint bench bench-compression bench-container bench-profiler bench-agent bench-serve deb setup data clean
+.PHONY: demo test test-arm64 lint bench bench-compression bench-container bench-profiler bench-agent bench-serve deb setup data wheel clean
 
 demo: setup .venv-tflite/ready data
 	$(BIN)/edgepress demo --out runs/demo --tflite-python .venv-tflite/bin/python
@@ -53,6 +53,10 @@ bench-agent: setup
 # dist/edgepress-agent_*.deb for Debian bookworm on amd64 and arm64; .venv must be of Python 3.11, as bookworm is.
 deb: setup
 	$(BIN)/python deploy/deb/build.py
+
+# dist/edgepress-*.whl, for hosts and boards of your own.
+wheel: setup
+	$(BIN)/python -m hatchling build -t wheel
 
 # Whether the agent's latency is that of a bare loop, and its energy that of a power that is known: a few minutes.
 bench-profiler: setup

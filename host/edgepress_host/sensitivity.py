@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 from edgepress_protocol.errors import UsageError
+from edgepress_protocol.printing import indented
 from torch import nn
 
 from edgepress_host import technique
@@ -128,7 +129,7 @@ def analyse(
         layers=chosen,
         cells=tuple(cells),
     )
-    write_atomically(out / FILE_NAME, msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+    write_atomically(out / FILE_NAME, indented(found).encode() + b"\n")
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 from edgepress_protocol.errors import UsageError
 from edgepress_protocol.manifest import TensorSpec
+from edgepress_protocol.printing import indented
 
 from edgepress_host.choice.budget import Budget
 from edgepress_host.press.store import write_atomically
@@ -109,7 +110,7 @@ class Variants(msgspec.Struct, frozen=True, kw_only=True):
 
 def write(folder: Path, variants: Variants) -> None:
     """Write `variants.json` atomically. Raises Unavailable."""
-    write_atomically(folder / FILE_NAME, msgspec.json.format(msgspec.json.encode(variants), indent=2) + b"\n")
+    write_atomically(folder / FILE_NAME, indented(variants).encode() + b"\n")
 
 
 def read(folder: Path) -> Variants:

@@ -100,10 +100,9 @@ def _latency(found: Measurement) -> Iterator[Row]:
 def _cost(found: Measurement) -> Iterator[Row]:
     memory = found.memory
     steady = "" if memory.pss_bytes is None else f", steady {_mb(memory.pss_bytes)} (PSS)"
-    yield (
-        "memory",
-        f"peak {_mb(memory.peak_bytes)}{steady}, over the empty runtime's {_mb(memory.baseline_bytes)}",
-    )
+    yield "memory", f"peak {_mb(memory.peak_bytes)}{steady}, over the empty runtime's {_mb(memory.baseline_bytes)}"
+    if memory.pss_bytes is not None and memory.pss_bytes > memory.peak_bytes:
+        yield "", "PSS is above the peak where others let go of libraries meanwhile, whose share fell to this process"
     if found.usage is not None:
         usage = found.usage
         faults = f"{usage.minor_faults} minor and {usage.major_faults} major page faults in {usage.runs:,} runs"

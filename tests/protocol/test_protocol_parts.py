@@ -1,9 +1,12 @@
 """Signatures, topics, versions and histograms."""
 
+import json
+
 import pytest
 from edgepress_protocol.errors import Rejected, UsageError
 from edgepress_protocol.histogram import Histogram, bucket_of, middle_of
 from edgepress_protocol.messages import Signed
+from edgepress_protocol.printing import indented
 from edgepress_protocol.signing import PrivateKey, PublicKey
 from edgepress_protocol.topics import DeviceTopic, Topics
 from edgepress_protocol.version import negotiate
@@ -99,3 +102,21 @@ def test_buckets_ascend_and_hold_their_values(value: int) -> None:
 def test_an_empty_histogram_has_no_percentile() -> None:
     with pytest.raises(ValueError, match="empty"):
         Histogram().percentile_ms(50)
+
+
+NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(),
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(), inner, max_size=6),
+    max_leaves=30,
+)
+
+
+@given(ANY_JSON)
+def test_json_for_people_says_what_was_given(data: object) -> None:
+    assert json.loads(indented(data)) == data
+
+
+@given(st.lists(NUMBERS, min_size=1))
+def test_numbers_of_an_array_stand_side_by_side(numbers: list[float]) -> None:
+    assert indented({"bins": numbers}).count("\n") == 2

@@ -28,7 +28,11 @@ from edgepress_protocol.measurement import (
     Latency,
     Measurement,
     Memory,
+    Paced,
+    Quiet,
     Runtime,
+    Soak,
+    Stretch,
     Window,
 )
 from edgepress_protocol.messages import (
@@ -61,7 +65,12 @@ def made_up(p50_ms: float = 1.5) -> Measurement:
     )
     return Measurement(
         Runtime("onnxruntime", "1", "onnx"), 1.0, 1.0, 10, latency, Memory(1, 2, 3), 1, 1, Conditions(), Conditions(),
-        accuracy=Accuracy("top1", 0.9, 10), simulated=True,
+        accuracy=Accuracy("top1", 0.9, 10), simulated=True, quiet=Quiet(disturbed=("<b>a compiler</b> ran",)),
+        paced=Paced(20.0, 200, 0, 2.0, 2.2, 2.5, 2.7, 3.0, histogram),
+        soak=Soak(
+            900.0, Stretch(60.0, 9, 1.1, 1.2, 1.3), Stretch(60.0, 9, 1.7, 1.8, 1.9, 81.5), settled=True,
+            throttled=True, slice_s=1.0, p50_ms=(1.1, 1.7),
+        ),
     )  # fmt: skip
 
 

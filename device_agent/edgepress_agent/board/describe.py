@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from edgepress_protocol.printing import indented
 
 from edgepress_agent.board.probe import Clock, MemorySeen, Reading, Seen
 from edgepress_agent.sensors import pi_throttled
@@ -13,7 +14,7 @@ _NO_POWER = "no power sensor that can be read: energy per inference stays blank"
 def as_json(seen: Seen) -> str:
     """Render the inventory's own fields, and beside them what the board says at this moment."""
     told = msgspec.to_builtins(seen)
-    return msgspec.json.format(msgspec.json.encode({**told.pop("device"), **told})).decode()
+    return indented({**told.pop("device"), **told})
 
 
 def as_text(seen: Seen) -> str:

@@ -95,6 +95,7 @@ def bench(
     import msgspec
     from edgepress_protocol import in_words
     from edgepress_protocol.messages import ProfileOptions
+    from edgepress_protocol.printing import indented
 
     soak_s: float = options["soak_s"]  # type: ignore[assignment] # click made it one
     if 0 < soak_s < _LEAST_SOAK_S:
@@ -106,8 +107,7 @@ def bench(
     asked = msgspec.structs.replace(asked, timeout_s=_longest_s(asked))
     measured, found = asyncio.run(_run(model, asked, root, measure_lock, aa=aa))
     if as_json:
-        told = {"model": str(model), "measurement": measured, "noise_floor": found}
-        click.echo(msgspec.json.format(msgspec.json.encode(told)).decode())
+        click.echo(indented({"model": str(model), "measurement": measured, "noise_floor": found}))
     else:
         click.echo(in_words.table([("model", model.name), *in_words.rows(measured), *_noise(found)]))
 

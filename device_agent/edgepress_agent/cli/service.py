@@ -80,10 +80,10 @@ def uninstall(root: Path, *, purge: bool, dry_run: bool) -> None:
 
 
 @click.command()
-@click.option("--to", default="edgepress", show_default=True, metavar="WHAT", help="A requirement or a wheel, for pip.")
+@click.option("--to", metavar="WHEEL", help="A wheel, or another requirement for pip.")
 @click.option("--program", metavar="COMMAND", help="An agent that is installed already, in place of --to.")
 @_ROOT
-def upgrade(to: str, program: str | None, root: Path) -> None:
+def upgrade(to: str | None, program: str | None, root: Path) -> None:
     """Let the service start another edition of the agent, held against this one first, or go back.
 
     The other edition comes into a virtual environment beside the one in use, with the same runtimes. Where its agent
@@ -93,6 +93,9 @@ def upgrade(to: str, program: str | None, root: Path) -> None:
     from edgepress_agent.install import plan
     from edgepress_agent.install import upgrade as change
 
+    # No default: edgepress is on no package index yet, where anybody may take its name.
+    if (to is None) == (program is None):
+        raise UsageError("expected one of --to WHEEL (`make wheel` in a clone makes it) and --program COMMAND")
     root = root.absolute()
     unit = board.under(root, plan.UNIT)
     old = change.program_of(unit)
@@ -100,6 +103,7 @@ def upgrade(to: str, program: str | None, root: Path) -> None:
     def new() -> str:
         if program is not None:
             return program
+        assert to is not None
         runtimes = [each.name for each in change.probed(old).runtimes]
         return change.environment_beside(old, to, runtimes, click.echo)
 
@@ -111,7 +115,7 @@ def upgrade(to: str, program: str | None, root: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(config: Path, *, as_json: bool) -> None:
     """Print how this board's agent stands: the service, the connection, the active model, the disk."""
-    import msgspec
+    from edgepress_protocol.printing import indented
 
     from edgepress_agent.install import status as board
 
@@ -119,7 +123,7 @@ def status(config: Path, *, as_json: bool) -> None:
     if missing := [name for name in ("broker", "device_id", "state_dir") if name not in values]:
         raise UsageError(f"--config {config}: no {', '.join(missing).replace('device_id', 'id')} in it")
     found = board.status(values, str(parse_broker(values["broker"])))
-    click.echo(msgspec.json.format(msgspec.json.encode(found)).decode() if as_json else board.describe(found))
+    click.echo(indented(found) if as_json else board.describe(found))
 
 
 @click.command()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 from edgepress_protocol.errors import UsageError
+from edgepress_protocol.printing import indented
 
 from edgepress_host import durable
 from edgepress_host.choice.select import Choice
@@ -23,7 +24,7 @@ class SavedChoice(msgspec.Struct, frozen=True):
 def write(path: Path, made: SavedChoice) -> None:
     """Keep a choice, in place of the one before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    durable.write(path, msgspec.json.format(msgspec.json.encode(made), indent=2))
+    durable.write(path, indented(made).encode())
 
 
 def read(path: Path) -> SavedChoice:

@@ -57,12 +57,14 @@ def _is_helper(name: str) -> bool:
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
     envvar="EDGEPRESS_HOME",
-    help="Keys, database and blobs of the controller.  [default: ~/.local/share/edgepress]",
+    show_envvar=True,
+    help="Keys, database and blobs of the controller; by default ~/.local/share/edgepress.",
 )
 @click.option(
     "--broker",
     metavar="URL",
     envvar="EDGEPRESS_BROKER",
+    show_envvar=True,
     help="Broker for a controller that a command starts for itself: mqtt://user:password@host:port.",
 )
 @click.pass_context

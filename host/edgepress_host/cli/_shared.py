@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
+from edgepress_protocol.printing import indented
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -91,7 +92,7 @@ def variants_option(function: F) -> F:
 
 def print_json(data: object) -> None:
     """Print records or plain data as JSON on standard output."""
-    click.echo(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())
+    click.echo(indented(data))
 
 
 def say(line: str) -> None:

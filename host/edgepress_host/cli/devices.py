@@ -80,10 +80,11 @@ def _list(client: Client, as_json: bool) -> None:
         print_json({"devices": devices})
         return
     if not devices:
-        say(
-            f"no device has come yet: edgepress-agent run --broker {health.broker} --id NAME --state-dir DIR"
-            f" --trust {health.public_key_file}"
-        )
+        if client.transient:
+            say("no device has come yet: start `edgepress serve`; the broker of this command ends with it")
+        else:
+            joining = f"edgepress-agent run --broker {health.broker} --id NAME --state-dir DIR"
+            say(f"no device has come yet: {joining} --trust {health.public_key_file}")
         return
     shown = table(("device", "", "board", "kind", "memory", "runtimes", "active", "trials"), right=("memory", "trials"))
     for view in devices:

@@ -44,6 +44,8 @@ def command(file: Path, out: Path | None, as_json: bool) -> None:
             took = units.BLANK if part.packed_bytes is None else units.count(part.packed_bytes)
             shown.add_row(safe(_short(part.name)), units.count(part.bytes), took, part.layout)
         console().print(shown)
+        if any(part.packed_bytes is None for part in packed.parts):
+            click.echo(f"{units.BLANK}: short tensors share one frame, which is in the last row")
     ratio = len(data) / len(packed.content)
     click.echo(
         f"{out}: {units.size(len(data))} → {units.size(len(packed.content))} as {packed.form}, {ratio:.3g} times"

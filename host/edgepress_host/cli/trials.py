@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from edgepress_protocol.errors import UsageError
 
 from edgepress_host.cli._shared import (
     Settings,
@@ -86,7 +87,7 @@ def _expand(prefix: str, ids: list[str], kind: str) -> str:
     if len(matching) == 1:
         return matching[0]
     said = f"no {kind}" if not matching else f"{len(matching)} {kind}s"
-    raise click.UsageError(f"{said} with an id that starts with {prefix!r}; see `edgepress trials list --all`")
+    raise UsageError(f"{said} with an id that starts with {prefix!r}; see `edgepress trials list --all`")
 
 
 def _list(settings: Settings, *, everything: bool, as_json: bool) -> None:

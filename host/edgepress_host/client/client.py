@@ -27,14 +27,15 @@ _FORMED_BYTES_PER_S = 100_000
 
 
 class Client:
-    """A connection to one controller.
+    """A connection to one controller; `transient` tells that its broker ends with the command that started it.
 
     Every method raises UsageError for what the controller refuses, in its words, and Unavailable where it does not
     answer.
     """
 
-    def __init__(self, running: views.Running) -> None:
+    def __init__(self, running: views.Running, *, transient: bool = False) -> None:
         self.url = running.url
+        self.transient = transient
         self._http = httpx.Client(
             base_url=running.url,
             headers={"Authorization": f"Bearer {_token(running)}"},
@@ -163,6 +164,7 @@ def connect(data_dir: Path, say: Callable[[str], None], *, broker: str | None = 
     with ExitStack() as stack:
         users = stack.enter_context(Users(data_dir))
         running = find(data_dir)
+        transient = False
         if running is None:
             with users.starting():
                 # Another command may have started one while this one waited for its turn.
@@ -170,7 +172,8 @@ def connect(data_dir: Path, say: Callable[[str], None], *, broker: str | None = 
                 if running is None:
                     running = stack.enter_context(transient_controller(data_dir, say, broker=broker))
                     stack.callback(users.outlast, say)
-        client = Client(running)
+                    transient = broker is None
+        client = Client(running, transient=transient)
         stack.callback(client.close)
         yield client
 

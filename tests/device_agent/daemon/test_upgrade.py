@@ -86,9 +86,16 @@ def test_an_agent_that_is_none_lacks_a_runtime_or_does_not_start_leaves_the_old_
 
 
 def test_without_a_service_it_is_one_line(tmp_path):
-    done = agent("upgrade", "--root", tmp_path)
+    done = agent("upgrade", "--root", tmp_path, "--program", "edgepress-agent")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "run that first" in done.stderr
+
+
+@pytest.mark.parametrize("given", [(), ("--to", "a.whl", "--program", "b")])
+def test_what_to_upgrade_to_is_said_by_its_owner(tmp_path, given):
+    done = agent("upgrade", "--root", tmp_path, *given)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "expected one of --to WHEEL" in done.stderr
 
 
 def wheel(folder, name, code="", scripts=""):

@@ -17,6 +17,9 @@ def test_where_no_controller_runs_one_does_for_the_command(shell: Any) -> None:
     done = shell.run("devices", "--json")
     assert msgspec.json.decode(done.stdout) == {"devices": []}
     assert "started one for this command" in done.stderr
+    told = shell.run("devices").stderr
+    assert "start `edgepress serve`" in told
+    assert "mqtt://" not in told, "the address of a broker that ends with this command"
     assert not (shell.data_dir / "controller.json").exists()
     assert oct((shell.data_dir / "keys" / "edgepress.key").stat().st_mode)[-3:] == "600"
 

@@ -28,6 +28,7 @@ def test_a_model_is_packed_and_unpacked_and_its_tensors_are_told_apart(shell: Sh
     packed = tmp_path / "model.safetensors.epc"
     assert "fc.weight" in said
     assert "as container" in said
+    assert "short tensors share one frame" in said
     assert len(packed.read_bytes()) < 0.7 * len(codec.encode("zstd", MODEL))
     file.unlink()
     told = shell.json("unpack", packed)

@@ -148,8 +148,10 @@ def test_the_page_shows_what_devices_say_and_reads_none_of_it_as_html(controller
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
     assert "<img" not in page
     assert "simulated" in page
-    for number in ("1.50 ms", "3 B", "90.00 %"):
+    for number in ("1.50 ms", "3 B", "90.00 %", '2.50 ms<div class="soft">at 20.0 Hz', "1.10 ms → 1.70 ms", "81.5 °C"):
         assert number in page
+    assert "throttled</span>" in page
+    assert "&lt;b&gt;a compiler&lt;/b&gt; ran" in page, "why the trial was disturbed"
 
 
 def test_what_happened_is_said_in_names_that_people_gave(controller, devices):
