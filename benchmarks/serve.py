@@ -17,6 +17,7 @@ import json
 import os
 import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -38,6 +39,19 @@ sys.path.insert(0, str(Path(__file__).parent / "compression"))
 import page
 
 WARM_UP = 50
+ECHO = """
+import socket, sys
+connection = socket.socket(fileno=int(sys.argv[1]))
+body = memoryview(bytearray(int(sys.argv[2])))
+while True:
+    have = 0
+    while have < len(body):
+        count = connection.recv_into(body[have:])
+        if not count:
+            sys.exit()
+        have += count
+    connection.sendall(b"x" * 200)
+"""
 TURN_NS = 500_000_000
 Way = Callable[[], object]
 
@@ -73,6 +87,7 @@ def measured(name: str, folder: Path, model: onnx.ModelProto, rounds: int, runs:
     ):
         ways = {
             "bare session.run": bare(path, x),
+            "echo of as many bytes, Unix socket": echo(clients, x),
             "ready-made bytes, Unix socket": raw(clients, on_socket, x),
             "ready-made bytes, loopback": raw(clients, on_loopback, x),
             "Model, array, Unix socket": ours(clients, on_socket, x),
@@ -156,6 +171,23 @@ def raw(clients: contextlib.ExitStack, address: str, x: np.ndarray) -> Way:
         left = answer_bytes
         while left:
             left -= len(connection.recv(left))
+
+    return ask
+
+
+def echo(clients: contextlib.ExitStack, x: np.ndarray) -> Way:
+    """What it takes here to send so many bytes to another process and to get a short answer: no endpoint at all."""
+    here, there = socket.socketpair()
+    words = [sys.executable, "-c", ECHO, str(there.fileno()), str(x.nbytes)]
+    process = clients.enter_context(subprocess.Popen(words, pass_fds=[there.fileno()]))
+    clients.callback(process.kill)
+    there.close()
+    connection = clients.enter_context(contextlib.closing(here))
+    body = x.tobytes()
+
+    def ask() -> bytes:
+        connection.sendall(body)
+        return connection.recv(65536)
 
     return ask
 
