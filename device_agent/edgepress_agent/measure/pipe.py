@@ -109,10 +109,14 @@ class Work(msgspec.Struct, frozen=True, tag="work"):
 
 
 class Serve(msgspec.Struct, frozen=True, tag="serve"):
-    """Load a model and answer requests with it on the listening socket that was handed in."""
+    """Load a model and answer requests with it on the listening socket that was handed in.
+
+    Say every so many seconds how it goes, also where nothing has changed.
+    """
 
     manifest: Manifest
     model: str
+    tell_every_s: float
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):

@@ -44,7 +44,7 @@ def main() -> None:
         pipe.sendall(pack(trouble(error)))
         return
     pipe.sendall(pack(Ready()))
-    reporting = threading.Thread(target=report, args=(service.counts, pipe), daemon=True)
+    reporting = threading.Thread(target=report, args=(service.counts, pipe, asked.tell_every_s), daemon=True)
     reporting.start()
     accept(service, listening, take, pipe)
     service.drain()
@@ -88,9 +88,10 @@ def taken(take: socket.socket) -> socket.socket:
     return socket.socket(fileno=descriptor)
 
 
-def report(counts: Counts, pipe: socket.socket) -> None:
-    """Tell the agent what changed, at once and then at most four times a second."""
-    while counts.changed.wait():
+def report(counts: Counts, pipe: socket.socket, tell_every_s: float) -> None:
+    """Tell the agent what changed, at once and then at most four times a second; and now and then that nothing did."""
+    while True:
+        counts.changed.wait(tell_every_s)
         last = counts.over
         pipe.sendall(pack(counts.take()))
         if last:

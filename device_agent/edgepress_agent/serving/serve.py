@@ -32,8 +32,12 @@ QUIET_S = 2.0
 ANSWER_S = 300.0
 """A model that computes one answer for so long hangs, and its process is started again.
 
-A client's largest request, 32 MiB of samples, is to have its time, too.
+A client's largest request, 32 MiB of samples, is to have its time, too. So does one from which nothing is heard for so
+long: a runtime may hang with the interpreter's lock in its hands.
 """
+
+_SIGNS_OF_LIFE = 4
+"""How many of them a process gives in `ANSWER_S`."""
 
 _RETIRE_S = 35.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
@@ -96,7 +100,7 @@ class Server:
         reason = unmet(manifest)
         if reason:
             raise Unavailable(reason)
-        next_one = _Serving(_asked(manifest, model), asyncio.get_running_loop().create_future())
+        next_one = _Serving(self._asked(manifest, model), asyncio.get_running_loop().create_future())
         next_one.task = asyncio.create_task(self._keep(next_one), name=f"serve {manifest.variant}")
         self._all.add(next_one)
         try:
@@ -143,6 +147,9 @@ class Server:
         latency, inputs = (Histogram(), ()) if now is None else (now.latency, tuple(now.inputs.values()))
         return ServeStats(self._requests, self._errors, self._in_flight(), latency, inputs)
 
+    def _asked(self, manifest: Manifest, model: Path) -> Serve:
+        return Serve(manifest, str(model.absolute()), self._answer_s / _SIGNS_OF_LIFE)
+
     def _in_flight(self) -> int:
         return sum(serving.in_flight for serving in self._all)
 
@@ -182,9 +189,9 @@ class Server:
 
     async def _news(self, serving: _Serving, child: Worker) -> Served:
         """Wait for what the child tells next. Raises Ended, also where the model hangs."""
-        left_s = None if serving.at_work_since_s is None else serving.at_work_since_s + self._answer_s - monotonic()
+        since_s = monotonic() if serving.at_work_since_s is None else serving.at_work_since_s
         try:
-            async with timeout(left_s):
+            async with timeout(since_s + self._answer_s - monotonic()):
                 return await child.next(Served)
         except TimeoutError as error:
             raise Ended(Failed("timeout", f"no answer within {self._answer_s:g} s")) from error
@@ -231,7 +238,3 @@ class _Serving:
     draining: bool = False
     latency: Histogram = field(default_factory=Histogram)
     inputs: dict[str, InputStats] = field(default_factory=dict)
-
-
-def _asked(manifest: Manifest, model: Path) -> Serve:
-    return Serve(manifest, str(model.absolute()))

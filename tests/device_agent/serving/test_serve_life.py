@@ -122,20 +122,21 @@ def test_a_crash_under_a_request_is_not_the_end(lab: Lab, misbehaving_runtime):
     assert outcomes.count(200) == 24
 
 
-def test_a_model_that_never_answers_is_started_again(lab: Lab, misbehaving_runtime):
+@pytest.mark.parametrize("behaviour", ["hang_late", "hold_late"])
+def test_a_model_that_never_answers_is_started_again(lab: Lab, misbehaving_runtime, behaviour):
     """It runs once as it is loaded, then hangs at its second run; an upload that comes slowly is no such thing."""
     request = {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1]}]}
     address = f"unix:{lab.folder}/s.sock"
 
     async def run():
         heard: list[str] = []
-        async with serving_file(lab.folder / "w", lab.misbehaving("hang_late"), address, answer_s=2.0) as server:
+        async with serving_file(lab.folder / "w", lab.misbehaving(behaviour), address, answer_s=3.0) as server:
             server.on_trouble = heard.append
             reader, slow = await asyncio.open_unix_connection(f"{lab.folder}/s.sock")
             slow.write(b"POST /v2/models/active/infer HTTP/1.1\r\nContent-Length: 4\r\n\r\n{")
             await slow.drain()
             answer = asyncio.ensure_future(reader.read(1))
-            done, _ = await asyncio.wait({answer}, timeout=3.0)
+            done, _ = await asyncio.wait({answer}, timeout=4.0)
             assert not done
             assert not heard
 
@@ -157,7 +158,7 @@ def test_a_model_that_never_answers_is_started_again(lab: Lab, misbehaving_runti
         return heard, ready
 
     heard, ready = asyncio.run(run())
-    assert heard == ["the process that serves hang_late is started again: no answer within 2 s", ""]
+    assert heard == [f"the process that serves {behaviour} is started again: no answer within 3 s", ""]
     assert ready == 200
 
 
@@ -167,14 +168,14 @@ def test_an_answer_that_is_read_slowly_is_no_hanging_model(lab: Lab, misbehaving
 
     async def run():
         heard: list[str] = []
-        async with serving_file(lab.folder / "w", lab.misbehaving("fine"), address, answer_s=1.5) as server:
+        async with serving_file(lab.folder / "w", lab.misbehaving("fine"), address, answer_s=3.0) as server:
             server.on_trouble = heard.append
             reader, writer = await asyncio.open_unix_connection(f"{lab.folder}/s.sock", limit=1024)
             body = json.dumps(request).encode()
             writer.write(b"POST /v2/models/active/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
             status = await reader.readline()
             # No event tells that nothing has happened: as long as it would have taken to be given up.
-            await asyncio.sleep(3.0)
+            await asyncio.sleep(4.5)
             rest = await reader.readexactly(100_000)
             writer.close()
         return status, len(rest), heard
