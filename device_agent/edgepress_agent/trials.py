@@ -16,7 +16,7 @@ from edgepress_agent.wants import Wanted, blobs_of_trial
 from edgepress_agent.wire.voice import Voice
 
 if TYPE_CHECKING:
-    from edgepress_agent.measure.profile import Job
+    from edgepress_agent.measure.job import Job
 
 MAX_ATTEMPTS = 3
 """A board that resets under load (a weak power supply) or runs out of memory must not do so for ever."""
@@ -131,7 +131,7 @@ class Trials:
         if self._wanted is None:
             raise AssertionError("no want was taken up")
         # Late: a board that measures nothing need not hold it.
-        from edgepress_agent.measure.profile import Job
+        from edgepress_agent.measure.job import Job
 
         manifest = self._wanted.manifest(trial.manifest)
         path = self._disk.store.path

@@ -141,13 +141,15 @@ def _layers(found: Measurement) -> Iterator[Row]:
     if found.layers:
         yield "layers", "in a run of their own, which the profiler slows: read shares"
         for layer in sorted(found.layers, key=lambda each: -each.share):
-            yield "", f"{layer.share:6.1%}  {_ms(layer.mean_ms):>10}  {layer.operator}  {layer.name}".rstrip()
+            place = f" on {layer.provider}" if layer.provider not in {"", "cpu"} else ""
+            yield "", f"{layer.share:6.1%}  {_ms(layer.mean_ms):>10}  {layer.operator}  {layer.name}{place}".rstrip()
 
 
 def _soak(soak: Soak | None) -> Iterator[Row]:
     if soak is not None:
         settled = {True: "the temperature stood still", False: "still warming or cooling", None: "no temperature told"}
-        yield f"first {soak.first.seconds:.0f} s", _stretch(soak.first)
+        start = "" if soak.celsius_at_start is None else f", from {soak.celsius_at_start:.1f} °C"
+        yield f"first {soak.first.seconds:.0f} s", _stretch(soak.first) + start
         throttled = ", throttled" if soak.throttled else ""
         yield f"last {soak.steady.seconds:.0f} s", f"{_stretch(soak.steady)}; {settled[soak.settled]}{throttled}"
 

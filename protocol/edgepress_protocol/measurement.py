@@ -166,12 +166,16 @@ class AtThreads(msgspec.Struct, frozen=True):
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """One layer's time, from a run of its own under the runtime's profiler, which slows it: read shares."""
+    """One layer's time, from a run of its own under the runtime's profiler, which slows it: read shares.
+
+    `provider` is where it ran, empty where the runtime does not tell.
+    """
 
     name: Text
     operator: Text
     mean_ms: float
     share: float
+    provider: Text = ""
 
 
 class Stretch(msgspec.Struct, frozen=True):
@@ -190,7 +194,7 @@ class Soak(msgspec.Struct, frozen=True):
     """A long load: its first minute, and its last, when the board has become as warm as it will.
 
     `settled` tells whether the temperature stood still in the last part; None where the board tells none. `p50_ms`
-    is the course: one median for each `slice_s`.
+    is the course: one median for each `slice_s`. `celsius_at_start` is the board's before the first minute.
     """
 
     seconds: float
@@ -200,6 +204,7 @@ class Soak(msgspec.Struct, frozen=True):
     throttled: bool
     slice_s: float
     p50_ms: tuple[float, ...]
+    celsius_at_start: float | None = None
 
 
 class Quiet(msgspec.Struct, frozen=True):

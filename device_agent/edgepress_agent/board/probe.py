@@ -9,7 +9,9 @@ import os
 import platform
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from edgepress_protocol.errors import Unavailable
@@ -21,6 +23,7 @@ from edgepress_agent.board import cpufreq, identity, memory, proc
 from edgepress_agent.board.emulation import emulated
 from edgepress_agent.board.sysfs import is_simulated, one_line, read_text
 
+T = TypeVar("T")
 _MAX_MODEL = 120
 
 
@@ -83,19 +86,28 @@ def inventory(root: Path, *, device_id: str, state_dir: Path) -> Device:
 
 
 def see(root: Path, *, device_id: str, state_dir: Path) -> Seen:
-    """Take the inventory and read every sensor once; a sensor that fails is a line, not an error.
+    """Take the inventory and read every sensor and clock once; what fails is a line, not an error.
 
     Raises:
         Unavailable: a file that is always there cannot be read.
     """
-    has = memory.read(root)
+    troubles: list[str] = []
+
+    def told(reading: Callable[[Path], T]) -> T | None:
+        try:
+            return reading(root)
+        except Unavailable as error:
+            troubles.append(str(error))
+            return None
+
+    has = told(memory.read) or memory.Memory(None, None, None, grouped=False)
     return Seen(
         device=inventory(root, device_id=device_id, state_dir=state_dir),
         emulated=emulated(),
-        clock=Clock(cpufreq.governor(root), cpufreq.frequency_hz(root), cpufreq.power_mode(root)),
+        clock=Clock(told(cpufreq.governor), told(cpufreq.frequency_hz), told(cpufreq.power_mode)),
         memory=MemorySeen(has.total_bytes, has.available_bytes, has.limit_bytes, has.grouped),
         readings=tuple(_reading(source) for source in sensors.found(root)),
-        troubles=sensors.look(root).troubles,
+        troubles=(*troubles, *sensors.look(root).troubles),
     )
 
 

@@ -19,7 +19,7 @@ from edgepress_agent.serving.serve import ServeStats
 from edgepress_agent.wants import blobs_of_trial
 
 if TYPE_CHECKING:
-    from edgepress_agent.measure.profile import Job
+    from edgepress_agent.measure.job import Job
 
 Outcome = Measured | Failed
 Phase = Literal["queued", "fetching", "waiting", "measuring"]

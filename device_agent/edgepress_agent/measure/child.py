@@ -93,7 +93,7 @@ def main() -> None:
 
 def look(asked: Look) -> Seen:
     """Load a model for its tensors alone."""
-    _, module = runtimes.get(asked.format)
+    _, module = runtimes.get(asked.format, asked.runtime)
     module.prepare()
     model = module.load(Path(asked.model), 1)
     return Seen(model.inputs, model.outputs)
@@ -101,7 +101,7 @@ def look(asked: Look) -> Seen:
 
 def open_model(asked: Open) -> tuple[Opening, Opened]:
     """Import the runtime, load the model above its baseline, and run it once."""
-    runtime, module = runtimes.get(asked.manifest.format)
+    runtime, module = runtimes.get(asked.manifest.format, asked.runtime)
     path, gpu = Path(asked.model), on_gpu(asked.providers)
     module.prepare()
     if isinstance(module, Inspects):
@@ -181,10 +181,10 @@ def reply(opening: Opening, question: Question) -> Answer:
 def time_layers(opening: Opening, runs: int) -> TimedLayers:
     """Time the layers, where the runtime's Python API offers that."""
     asked = opening.asked
-    runtime, module = runtimes.get(asked.manifest.format)
+    runtime, module = runtimes.get(asked.manifest.format, asked.runtime)
     if not isinstance(module, TellsLayers):
         return TimedLayers((), f"{runtime.name} tells no times per layer to Python")
-    layers = module.layer_times(Path(asked.model), asked.threads, opening.inputs, runs)
+    layers = module.layer_times(Path(asked.model), asked.threads, opening.inputs, runs, asked.providers)
     return TimedLayers(layers, "" if layers else f"{runtime.name} told no times per layer of this file")
 
 

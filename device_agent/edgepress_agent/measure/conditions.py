@@ -20,6 +20,9 @@ T = TypeVar("T")
 _THROTTLE_BITS = 0xF000F
 """Those that mean something: of this moment, and since boot."""
 
+THROTTLED_NOW = 0xF
+"""Those of this moment."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -67,6 +70,12 @@ def throttled(before: Snapshot, after: Snapshot) -> str:
         new = after.throttle_events - before.throttle_events
         return f"the board throttled {new} times for over-current while this was measured" if new > 0 else ""
     return ""
+
+
+def throttling(now: Snapshot) -> str:
+    """Say how the board throttles at this moment; empty where it does not, or where nobody can say."""
+    bits = (now.conditions.throttle_bits or 0) & THROTTLED_NOW
+    return f"the board is throttled: {pi_throttled.words(bits)}" if bits else ""
 
 
 def notes(before: Snapshot, after: Snapshot) -> tuple[str, ...]:

@@ -44,8 +44,8 @@ async def _never() -> str:
 class Meter:
     """A power sensor and what belongs to reading it; all but the sensor is replaced where time is simulated.
 
-    `read` returns (ns, value) on `clock_ns`, the clock of the child's `Worked`. `throttled` says how the board has
-    begun to throttle since the measurement began, empty where it has not.
+    `read` returns (ns, value) on `clock_ns`, the clock of the child's `Worked`. `throttled` says how the board
+    throttles, or has since the measurement began; empty where it has not.
     """
 
     source: Source
@@ -91,9 +91,10 @@ async def measure(works: Works, meter: Meter, seconds: float, on_step: Callable[
             on_step(f"energy: {kind} {number} of {PAIRS}")
             working = works(seconds) if kind == "load" else _idle(seconds, meter.clock_ns)
             stretches[kind] = await _sample(meter, asyncio.create_task(working))
+            if kind == "load":  # at once: an idle board no longer throttles
+                invalid = invalid or await meter.throttled()
         load, worked = stretches["load"]
         pairs.append(Pair(stretches["idle"][0].mw, load.mw, load.seconds, max(1, worked.runs)))
-        invalid = invalid or await meter.throttled()
     return net_of_idle(pairs, meter.source, invalid)
 
 

@@ -11,8 +11,8 @@ from edgepress_protocol.messages import ProfileOptions, Trial, encode
 from edgepress_protocol.transfer import describe
 
 from edgepress_agent import runtimes
+from edgepress_agent.measure.job import Job
 from edgepress_agent.measure.pipe import Look, Seen
-from edgepress_agent.measure.profile import Job
 from edgepress_agent.measure.worker import Ended, Worker
 
 
@@ -25,9 +25,9 @@ async def job_of(model: Path, options: ProfileOptions, work_dir: Path) -> Job:
     path = await asyncio.to_thread(model.resolve)
     suffix = model.suffix.removeprefix(".").lower()
     try:
-        runtimes.get(suffix)
+        runtime, _ = runtimes.get(suffix)
         async with Worker(work_dir) as child:
-            seen = await child.ask(Look(suffix, str(path)), Seen)
+            seen = await child.ask(Look(suffix, str(path), runtime.name), Seen)
     except (runtimes.Unsupported, Ended) as error:
         raise UsageError(f"{model}: {error}") from error
     blob, _ = describe(await asyncio.to_thread(model.read_bytes))

@@ -48,7 +48,7 @@ class Confined(msgspec.Struct, frozen=True, tag="confined"):
 
 
 class Open(msgspec.Struct, frozen=True, tag="open"):
-    """Load a model and run it once. Paths are those of verified files.
+    """Load a model and run it once. Paths are those of verified files; `runtime` is the name of the one to run it.
 
     `memory_limit_bytes` is the address space allowed above the empty runtime's own, by default what the board has to
     give. `providers` are the places to run on, in this order, as `ProfileOptions` has them.
@@ -56,6 +56,7 @@ class Open(msgspec.Struct, frozen=True, tag="open"):
 
     manifest: Manifest
     model: str
+    runtime: str = ""
     threads: int = 1
     batch: int = 1
     golden: str | None = None
@@ -69,6 +70,7 @@ class Look(msgspec.Struct, frozen=True, tag="look"):
 
     format: str
     model: str
+    runtime: str
 
 
 class CheckGolden(msgspec.Struct, frozen=True, tag="check-golden"):
@@ -116,6 +118,7 @@ class Serve(msgspec.Struct, frozen=True, tag="serve"):
 
     manifest: Manifest
     model: str
+    runtime: str
     tell_every_s: float
 
 

@@ -6,33 +6,26 @@ What would disturb the headline, or be disturbed by it, is measured after it, in
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from edgepress_protocol.errors import Unavailable
-from edgepress_protocol.manifest import Manifest
-from edgepress_protocol.measurement import Accuracy, Energy, Latency, Measurement, Paced, Quiet, Usage
-from edgepress_protocol.messages import Failed, Measured, ProfileOptions, Trial
+from edgepress_protocol.measurement import Accuracy, Energy, Layer, Measurement, Paced, Usage
+from edgepress_protocol.messages import Failed, Measured, ProfileOptions
 
 from edgepress_agent import sensors
 from edgepress_agent.board.emulation import emulated
-from edgepress_agent.measure import apart, conditions, energy, quiet, summary
+from edgepress_agent.measure import apart, conditions, energy, headline, quiet, summary
+from edgepress_agent.measure.job import Job, Place
 from edgepress_agent.measure.needs import unmet
 from edgepress_agent.measure.pipe import (
-    CheckGolden,
     Evaluate,
     Evaluated,
-    GoldenChecked,
     Open,
     Opened,
-    Timed,
     TimedPaced,
     TimePaced,
-    TimeWindows,
-    Warm,
-    WarmUp,
     Work,
     Worked,
 )
@@ -40,55 +33,6 @@ from edgepress_agent.measure.turns import turn
 from edgepress_agent.measure.worker import Ended, Worker
 
 OnPhase = Callable[[str, str], None]
-Says = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Job:
-    """A trial whose files are here and verified."""
-
-    trial: Trial
-    manifest: Manifest
-    model: Path
-    evaluation: Path | None
-    golden: Path | None
-    work_dir: Path
-
-    def open(self) -> Open:
-        """Return what the child is asked first."""
-        options = self.trial.options
-        return Open(
-            manifest=self.manifest,
-            model=str(self.model.resolve()),
-            threads=options.threads,
-            batch=options.batch,
-            golden=None if self.golden is None else str(self.golden.resolve()),
-            evaluation=None if self.evaluation is None else str(self.evaluation.resolve()),
-            memory_limit_bytes=options.memory_limit_bytes,
-            providers=options.providers,
-        )
-
-
-@dataclass(frozen=True)
-class Place:
-    """What every part of a trial is given: the board's sensors, where they are read, and whom to tell."""
-
-    board: Sequence[sensors.Source]
-    root: Path
-    say: Says
-
-
-@dataclass(frozen=True)
-class Headline:
-    """What was measured of a freshly loaded model, up to its latency in a tight loop."""
-
-    opened: Opened
-    golden: GoldenChecked | None
-    warm: Warm
-    latency: Latency
-    before: conditions.Snapshot
-    quiet: Quiet
-    notes: tuple[str, ...]
 
 
 async def profile(job: Job, *, root: Path, lock: Path, on_phase: OnPhase) -> Measured | Failed:
@@ -104,7 +48,7 @@ async def profile(job: Job, *, root: Path, lock: Path, on_phase: OnPhase) -> Mea
     place = Place(sensors.found(root), root, partial(on_phase, "measuring"))
     try:
         async with turn(lock, lambda: on_phase("waiting", "another agent on this machine measures")):
-            return await asyncio.wait_for(_measure(job, options, place), options.timeout_s + options.soak_s)
+            return await asyncio.wait_for(_measure(job, place), _longest_s(options))
     except Ended as end:
         return end.outcome
     except asyncio.TimeoutError:
@@ -113,51 +57,18 @@ async def profile(job: Job, *, root: Path, lock: Path, on_phase: OnPhase) -> Mea
         return Failed("error", f"the board would not measure: {error}")
 
 
-async def _measure(job: Job, options: ProfileOptions, place: Place) -> Measured:
-    place.say("looking whether the board is quiet")
-    before = await quiet.check(place.board, place.root, options.window_s)
+def _longest_s(options: ProfileOptions) -> float:
+    """Bound a trial: a long load, and what the board takes to cool for it, come on top."""
+    return options.timeout_s + (options.soak_s + quiet.COOL_S if options.soak_s else 0.0)
+
+
+async def _measure(job: Job, place: Place) -> Measured:
     async with Worker(job.work_dir) as child:
-        head = await _headline(child, job, place, before)
+        head = await headline.measured(child, job, place)
         return await _complete(child, job, place, head)
 
 
-async def _headline(child: Worker, job: Job, place: Place, before: quiet.Check) -> Headline:
-    """Load the model, and time it; once more where that was disturbed, or where the windows spread."""
-    options = job.trial.options
-    place.say("loading")
-    opened = await child.ask(job.open(), Opened)
-    golden = await _check_golden(child, job)
-    place.say("warming up")
-    warm = await child.ask(WarmUp(options.warmup_runs, options.warmup_s), Warm)
-    place.say(f"timing {options.windows} windows of {options.window_s:g} s")
-    latency, seen = await _time(child, options, place, before)
-    notes: tuple[str, ...] = ()
-    if seen.disturbed:
-        notes = (f"timed twice: the first time was disturbed ({'; '.join(seen.disturbed)}); the second stands",)
-        place.say(f"once more: {seen.disturbed[0]}")
-        again = await quiet.check(place.board, place.root, options.window_s)
-        latency, seen = await _time(child, options, place, again, attempts=2)
-    elif latency.unstable:
-        place.say(f"once more: the windows spread by {latency.spread:.0%}")
-        first, (second, seen) = latency, await _time(child, options, place, before, attempts=2)
-        spreads = f"{first.spread:.1%}, then {second.spread:.1%}"
-        notes = (f"timed twice: the windows spread by {spreads}; the steadier one stands",)
-        latency = min(first, second, key=lambda each: each.spread)
-    return Headline(opened, golden, warm, latency, before.last, seen, notes)
-
-
-async def _time(
-    child: Worker, options: ProfileOptions, place: Place, before: quiet.Check, attempts: int = 1
-) -> tuple[Latency, Quiet]:
-    """Time the windows, and say how quiet the board was meanwhile."""
-    others = quiet.Others(place.root)
-    timed = await child.ask(TimeWindows(options.windows, options.window_s), Timed)
-    busy_cores = others.busy_cores(timed.cpu_ns)
-    after = await asyncio.to_thread(conditions.read, place.board, place.root)
-    return summary.latency(timed), quiet.judge(before, after, busy_cores, attempts=attempts)
-
-
-async def _complete(child: Worker, job: Job, place: Place, head: Headline) -> Measured:
+async def _complete(child: Worker, job: Job, place: Place, head: headline.Headline) -> Measured:
     """Measure all that comes after the headline, first in the same process, then in others."""
     options = job.trial.options
     cost = await _usage(child, options, place)
@@ -166,23 +77,22 @@ async def _complete(child: Worker, job: Job, place: Place, head: Headline) -> Me
     accuracy = await _evaluate(child, job, place)
     asked, work_dir = job.open(), job.work_dir
     sweep = await apart.sweep(work_dir, asked, options, place.say)
-    layers, no_layers = await apart.layers(work_dir, asked, place.say) if options.layers else ((), ())
-    soak = None
-    if options.soak_s:
-        soak = await apart.soak(work_dir, asked, options, place.board, place.root, place.say)
-    after = await asyncio.to_thread(conditions.read, place.board, place.root)
+    layers, about_layers = await _layers(job, asked, place)
+    timing = head.timing
+    soak = await apart.soak(work_dir, asked, options, place, timing.before) if options.soak_s else None
+    end = await asyncio.to_thread(conditions.read, place.board, place.root)
     return Measured(
         Measurement(
             runtime=head.opened.runtime,
             load_ms=head.opened.load_ms,
             first_ms=head.opened.first_ms,
             warmup_runs=head.warm.runs,
-            latency=head.latency,
+            latency=timing.latency,
             memory=head.warm.memory,
             threads=options.threads,
             batch=head.opened.batch,
-            before=head.before.conditions,
-            after=after.conditions,
+            before=timing.before.conditions,
+            after=timing.after.conditions,
             accuracy=accuracy,
             energy=net,
             golden_max_error=None if head.golden is None else head.golden.max_error,
@@ -192,31 +102,21 @@ async def _complete(child: Worker, job: Job, place: Place, head: Headline) -> Me
                 *_notes(options, head.opened),
                 *head.notes,
                 *power_lost,
-                *no_layers,
+                *about_layers,
                 *(f"the model's process was not confined by {guard}" for guard in child.guards.off),
                 *(f"no readings of {trouble}" for trouble in sensors.look(place.root).troubles),
-                *conditions.notes(head.before, after),
+                *conditions.notes(timing.before, end),
             ),
             paced=paced,
             usage=cost,
             sweep=sweep,
-            layers=layers,
+            layers=layers if options.layers else (),
             soak=soak,
-            quiet=head.quiet,
+            quiet=timing.quiet,
             providers=head.opened.providers,
             guards=(*child.guards.on, *head.opened.limits),
         )
     )
-
-
-async def _check_golden(child: Worker, job: Job) -> GoldenChecked | None:
-    if job.manifest.golden is None or job.golden is None:
-        return None
-    checked = await child.ask(CheckGolden(), GoldenChecked)
-    if checked.wrong:
-        # Fast and wrong is no measurement.
-        raise Ended(Failed("golden", checked.wrong))
-    return checked
 
 
 async def _usage(child: Worker, options: ProfileOptions, place: Place) -> Usage:
@@ -240,7 +140,8 @@ async def _energy(child: Worker, options: ProfileOptions, place: Place) -> tuple
     begun = await asyncio.to_thread(conditions.read, place.board, place.root)
 
     async def throttled() -> str:
-        return conditions.throttled(begun, await asyncio.to_thread(conditions.read, place.board, place.root))
+        now = await asyncio.to_thread(conditions.read, place.board, place.root)
+        return conditions.throttled(begun, now) or conditions.throttling(now)
 
     meter = energy.Meter(power, throttled=throttled)
     try:
@@ -258,6 +159,16 @@ async def _evaluate(child: Worker, job: Job, place: Place) -> Accuracy | None:
     place.say(f"evaluating {evaluation.samples} samples")
     evaluated = await child.ask(Evaluate(evaluation), Evaluated)
     return Accuracy(evaluation.metric, evaluated.value, evaluated.samples)
+
+
+async def _layers(job: Job, asked: Open, place: Place) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
+    """Time the layers where that was asked for, and look where they run where another place than the CPU was."""
+    options = job.trial.options
+    elsewhere = [provider for provider in options.providers if provider != "cpu"]
+    if not options.layers and not elsewhere:
+        return (), ()
+    layers, trouble = await apart.layers(job.work_dir, asked, place.say)
+    return layers, (*(trouble if options.layers else ()), *apart.strayed(layers, elsewhere))
 
 
 def _notes(options: ProfileOptions, opened: Opened) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from edgepress_agent import sensors
 from edgepress_agent.board.load import Load
 from edgepress_agent.measure import conditions
 from edgepress_agent.measure.conditions import Snapshot
-from edgepress_agent.sensors import pi_throttled
 
 CHECK_S = 3.0
 """How long a board is looked at before a trial; no longer than one of the trial's windows."""
@@ -30,8 +29,14 @@ BUSY_CORES = 0.5
 MOVING_CELSIUS = 1.0
 """A board that warms or cools by as much in the check has not come to rest: two steps of a Raspberry Pi's sensor."""
 
-_NOW = 0xF
-"""Throttle bits that tell of this moment; the others tell of the time since boot."""
+REST_CHECKS = 20
+"""A board that warms or cools is looked at again so often at most: a minute, by itself."""
+
+COOL_S = 300.0
+COOL_CELSIUS = 2.0
+"""Before a long load a board may cool for so long, until it is no more than this above what it was before the trial."""
+
+Says = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,29 @@ async def check(board: Sequence[sensors.Source], root: Path, window_s: float) ->
     return Check(first, last, time.monotonic() - started, others.busy_cores())
 
 
+async def at_rest(board: Sequence[sensors.Source], root: Path, window_s: float, say: Says) -> Check:
+    """Look at the board until it neither warms nor cools, but not for ever: `judge` says what is amiss then."""
+    seen = await check(board, root, window_s)
+    for _ in range(1, REST_CHECKS):
+        if not _moves(seen):
+            break
+        say(f"waiting for the board to come to rest: {_moved(seen)}")
+        seen = await check(board, root, window_s)
+    return seen
+
+
+async def cooled(board: Sequence[sensors.Source], root: Path, rest: Snapshot, window_s: float, say: Says) -> Snapshot:
+    """Wait until the board is about as cool as it was at `rest`, but not for ever; return its state then."""
+    until_s = time.monotonic() + COOL_S
+    while True:
+        now = await asyncio.to_thread(conditions.read, board, root)
+        was, became = rest.conditions.temperature_celsius, now.conditions.temperature_celsius
+        if was is None or became is None or became <= was + COOL_CELSIUS or time.monotonic() >= until_s:
+            return now
+        say(f"waiting for the board to cool before the long load: {became:.1f} °C, it was {was:.1f} °C")
+        await asyncio.sleep(min(CHECK_S, window_s))
+
+
 def judge(before: Check, after: Snapshot, busy_cores: float | None, *, attempts: int) -> Quiet:
     """Put together what was seen before and while a trial was timed, and say what was amiss."""
     said = (*_before(before), *_while(before.last, after, busy_cores))
@@ -92,11 +120,10 @@ def _before(seen: Check) -> list[str]:
     said = []
     if seen.busy_cores is not None and seen.busy_cores >= BUSY_CORES:
         said.append(f"before it others kept {seen.busy_cores:.1f} of {cores()} cores busy")
-    change = _change(seen)
-    if change is not None and abs(change) >= MOVING_CELSIUS:
-        said.append(f"before it the board {'warmed' if change > 0 else 'cooled'} by {abs(change):.1f} °C")
-    if now := (seen.last.conditions.throttle_bits or 0) & _NOW:
-        said.append(f"before it the board was throttled: {pi_throttled.words(now)}")
+    if _moves(seen):
+        said.append(f"before it {_moved(seen)}")
+    if line := conditions.throttling(seen.last):
+        said.append(f"before it {line}")
     return said
 
 
@@ -113,6 +140,15 @@ def _while(before: Snapshot, after: Snapshot, busy_cores: float | None) -> list[
         if was != became and became is not None:
             said.append(f"the {what} went from {was} to {became}")
     return said
+
+
+def _moves(seen: Check) -> bool:
+    return abs(_change(seen) or 0.0) >= MOVING_CELSIUS
+
+
+def _moved(seen: Check) -> str:
+    change = _change(seen) or 0.0
+    return f"the board {'warmed' if change > 0 else 'cooled'} by {abs(change):.1f} °C"
 
 
 def _change(seen: Check) -> float | None:

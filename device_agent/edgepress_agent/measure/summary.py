@@ -9,7 +9,7 @@ from statistics import median
 from edgepress_protocol.histogram import Histogram
 from edgepress_protocol.measurement import AtThreads, Latency, Paced, Soak, Stretch, Usage
 
-from edgepress_agent.measure.conditions import Snapshot
+from edgepress_agent.measure.conditions import Snapshot, throttled, throttling
 from edgepress_agent.measure.pipe import Timed, TimedPaced, Worked
 
 UNSTABLE = 0.05
@@ -75,8 +75,8 @@ def percentiles_ms(histogram: Histogram, percents: Sequence[float], slowest_ms: 
     return [min(histogram.percentile_ms(percent), slowest_ms) for percent in percents]
 
 
-def soak(slices: Sequence[tuple[Timed, Snapshot]], *, throttled: bool) -> Soak:
-    """Split a long load, in slices with the board at the end of each, into its first part and its last.
+def soak(slices: Sequence[tuple[Timed, Snapshot]], before: Snapshot) -> Soak:
+    """Split a long load, in slices with the board `before` it and at the end of each, into its first part and its last.
 
     Either part is a minute long, or half of the load where that is shorter.
     """
@@ -90,9 +90,10 @@ def soak(slices: Sequence[tuple[Timed, Snapshot]], *, throttled: bool) -> Soak:
         first=_stretch(slices[:count]),
         steady=_stretch(last),
         settled=max(known) - min(known) < SETTLED_CELSIUS if len(known) == len(warm) else None,
-        throttled=throttled,
+        throttled=any(throttled(before, shot) or throttling(shot) for _, shot in slices),
         slice_s=max(lengths_s),
         p50_ms=tuple(timed.windows[0].p50_ms for timed, _ in slices),
+        celsius_at_start=before.conditions.temperature_celsius,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 from edgepress_protocol.errors import Rejected
 from edgepress_protocol.manifest import Carried, Manifest, TensorSpec
@@ -71,13 +72,22 @@ def bind(model: Model, manifest: Manifest, batch: int) -> Bound:
     """
     feed = _match(manifest.inputs, model.inputs, "input")
     take = _match(manifest.outputs, model.outputs, "output")
-    inputs = tuple(model.inputs[feed.index(i)] for i in range(len(feed)))
-    outputs = tuple(model.outputs[i] for i in take)
+    inputs = tuple(_scaled(model.inputs[feed.index(i)], said) for i, said in enumerate(manifest.inputs))
+    outputs = tuple(_scaled(model.outputs[i], said) for i, said in zip(take, manifest.outputs, strict=True))
     carried = tuple(_carry(each, manifest, inputs, outputs) for each in manifest.carried)
     bound = Bound(model, inputs, outputs, feed, take, 1, carried)
     if bound.stateful and batch != 1:
         raise Unsupported(f"the model keeps a state from run to run, so that its batch is 1; {batch} was asked for")
     return replace(bound, batch=_batch(inputs, batch, resizable=model.resizable))
+
+
+def _scaled(found: TensorSpec, said: TensorSpec) -> TensorSpec:
+    """Take scale and zero point from the manifest where the file has no place for them, as ONNX has none."""
+    if said.quantization is None or found.quantization == said.quantization:
+        return found
+    if found.quantization is not None:
+        raise Rejected(f"{said.name!r}: the manifest says {said.quantization}, the file {found.quantization}")
+    return msgspec.structs.replace(found, quantization=said.quantization)
 
 
 def _carry(

@@ -104,8 +104,10 @@ def installed() -> tuple[Runtime, ...]:
     return tuple(runtime for runtime in found if runtime is not None)
 
 
-def get(artifact_format: str) -> tuple[Runtime, RuntimeModule]:
-    """Return the runtime for a format.
+def get(artifact_format: str, name: str = "") -> tuple[Runtime, RuntimeModule]:
+    """Return the runtime for a format, of two the one of that `name`.
+
+    What `offer_only` was given holds in its own process: a child is told the name that the agent chose.
 
     Raises:
         Unsupported: none is installed.
@@ -113,7 +115,7 @@ def get(artifact_format: str) -> tuple[Runtime, RuntimeModule]:
     candidates = sorted(every().items(), key=lambda each: each[0] != artifact_format)
     for _, module in candidates:
         runtime = _offer(module)
-        if runtime is not None and runtime.format == artifact_format:
+        if runtime is not None and runtime.format == artifact_format and name in ("", runtime.name):
             return runtime, module
     have = ", ".join(f"{each.format} ({each.name} {each.version})" for each in installed()) or "none"
     raise Unsupported(f"no runtime for format {artifact_format!r} is installed; this agent runs: {have}")

@@ -24,5 +24,7 @@ class Repeats(Protocol):
 class TellsLayers(Protocol):
     """A runtime's module that can time each layer."""
 
-    def layer_times(self, path: Path, threads: int, inputs: Sequence[Array], runs: int) -> tuple[Layer, ...]:
-        """Load the file once more, under the runtime's profiler, and return its layers in their order."""
+    def layer_times(
+        self, path: Path, threads: int, inputs: Sequence[Array], runs: int, providers: Sequence[str]
+    ) -> tuple[Layer, ...]:
+        """Load the file once more, under the runtime's profiler, and return its layers and where each one ran."""

@@ -67,11 +67,7 @@ def load_on(path: Path, threads: int, providers: Sequence[str]) -> OnnxModel:
     Raises:
         Unsupported: as `load` does.
     """
-    import onnxruntime
-
-    here = {short(each): each for each in onnxruntime.get_available_providers()}
-    asked = [here[name] for name in map(short, providers) if name in here and name != _CPU]
-    return OnnxModel(_session(path, _options(threads), asked))
+    return OnnxModel(_session(path, _options(threads), providers))
 
 
 def short(provider: str) -> str:
@@ -94,8 +90,12 @@ def inspect(path: Path) -> None:
         raise Rejected(f"the file keeps tensors in another file, {other!r}; a variant is one file: save it as one")
 
 
-def layer_times(path: Path, threads: int, inputs: Sequence[Array], runs: int) -> tuple[Layer, ...]:
+def layer_times(
+    path: Path, threads: int, inputs: Sequence[Array], runs: int, providers: Sequence[str]
+) -> tuple[Layer, ...]:
     """Mean time of each node over `runs` runs, by ONNX Runtime's own profiler, which writes a file of events.
+
+    It times the calls that start a node: on a GPU they may return before the node has run.
 
     Raises:
         Unsupported: as `load` does.
@@ -104,7 +104,7 @@ def layer_times(path: Path, threads: int, inputs: Sequence[Array], runs: int) ->
     options.enable_profiling = True
     with tempfile.TemporaryDirectory(dir=".") as folder:
         options.profile_file_prefix = f"{folder}/layers"
-        session = _session(path, options)
+        session = _session(path, options, providers)
         feeds = {each.name: value for each, value in zip(session.get_inputs(), inputs, strict=True)}
         for _ in range(LAYERS_WARMUP_RUNS + runs):
             session.run(None, feeds)
@@ -114,14 +114,18 @@ def layer_times(path: Path, threads: int, inputs: Sequence[Array], runs: int) ->
 
 def layers_of(events: Sequence[dict[str, Any]], runs: int) -> tuple[Layer, ...]:
     """Mean time of each node over its last `runs` events: those before them warmed it up."""
-    times_us: dict[tuple[str, str], list[float]] = {}
+    times_us: dict[tuple[str, str, str], list[float]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(_KERNEL):
-            node = event["name"].removesuffix(_KERNEL), str(event["args"].get("op_name", ""))
+            args = event["args"]
+            node = event["name"].removesuffix(_KERNEL), str(args.get("op_name", "")), str(args.get("provider", ""))
             times_us.setdefault(node, []).append(float(event["dur"]))
     means_ms = {node: sum(found[-runs:]) / runs / 1000 for node, found in times_us.items()}
     whole_ms = sum(means_ms.values())
-    return tuple(Layer(*node, mean_ms, mean_ms / whole_ms if whole_ms else 0.0) for node, mean_ms in means_ms.items())
+    return tuple(
+        Layer(name, operator, mean_ms, mean_ms / whole_ms if whole_ms else 0.0, short(provider))
+        for (name, operator, provider), mean_ms in means_ms.items()
+    )
 
 
 def _options(threads: int) -> Any:
@@ -140,8 +144,10 @@ def _options(threads: int) -> Any:
 def _session(path: Path, options: Any, providers: Sequence[str] = ()) -> Any:
     import onnxruntime
 
+    here = {short(each): each for each in onnxruntime.get_available_providers()}
+    asked = [here[name] for name in map(short, providers) if name in here and name != _CPU]
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=[*providers, f"CPU{_PROVIDER}"])
+        return onnxruntime.InferenceSession(str(path), options, providers=[*asked, f"CPU{_PROVIDER}"])
     except Exception as error:
         if any(sign in f"{type(error).__name__} {error}" for sign in _UNKNOWN):
             raise Unsupported(f"ONNX Runtime {onnxruntime.__version__}: {error}") from error

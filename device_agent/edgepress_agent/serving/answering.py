@@ -54,7 +54,7 @@ def main() -> None:
 
 def load(asked: Serve) -> tensors.Bound:
     """Load the model and run it once, so that the first request does not pay for it."""
-    _, module = runtimes.get(asked.manifest.format)
+    _, module = runtimes.get(asked.manifest.format, asked.runtime)
     path = Path(asked.model)
     module.prepare()
     # Each connection has a thread, for whose address space there must be room.

@@ -20,6 +20,7 @@ from edgepress_protocol.manifest import Manifest
 from edgepress_protocol.messages import Failed
 from edgepress_protocol.served import InputStats
 
+from edgepress_agent import runtimes
 from edgepress_agent._compat import timeout
 from edgepress_agent.measure.needs import unmet
 from edgepress_agent.measure.pipe import Drain, Ready, Serve, Served
@@ -148,7 +149,8 @@ class Server:
         return ServeStats(self._requests, self._errors, self._in_flight(), latency, inputs)
 
     def _asked(self, manifest: Manifest, model: Path) -> Serve:
-        return Serve(manifest, str(model.absolute()), self._answer_s / _SIGNS_OF_LIFE)
+        runtime, _ = runtimes.get(manifest.format)
+        return Serve(manifest, str(model.absolute()), runtime.name, self._answer_s / _SIGNS_OF_LIFE)
 
     def _in_flight(self) -> int:
         return sum(serving.in_flight for serving in self._all)

@@ -42,7 +42,10 @@ N = TypeVar("N", int, float)
 
 
 class Run(msgspec.Struct, frozen=True):
-    """One trial's outcome on one device. `p95_latency_ms` is of the worst window where the run was unstable."""
+    """One trial's outcome on one device. `p95_latency_ms` is of the worst window where the run was unstable.
+
+    `elsewhere` names the places other than the CPU where it ran.
+    """
 
     device: str
     kind: str
@@ -52,6 +55,8 @@ class Run(msgspec.Struct, frozen=True):
     energy_mj: float | None = None
     accuracy: float | None = None
     batch: int = 1
+    threads: int = 1
+    elsewhere: tuple[str, ...] = ()
     unstable: bool = False
     simulated: bool = False
     emulated: bool = False
@@ -71,6 +76,8 @@ class Run(msgspec.Struct, frozen=True):
             energy_mj=measurement.energy.mj_per_inference if measurement.energy else None,
             accuracy=measurement.accuracy.value if measurement.accuracy else None,
             batch=measurement.batch,
+            threads=measurement.threads,
+            elsewhere=tuple(provider for provider in measurement.providers if provider != "cpu"),
             unstable=latency.unstable,
             simulated=measurement.simulated,
             emulated=measurement.emulated,
@@ -78,8 +85,9 @@ class Run(msgspec.Struct, frozen=True):
 
     @property
     def timed(self) -> bool:
-        """Whether its latency may enter a choice: a real device's, one sample at a time."""
-        return self.failed is None and not self.emulated and self.batch == 1 and self.p95_latency_ms is not None
+        """Whether its latency may enter a choice: a real device's, in the way in which the active model is served."""
+        as_served = self.batch == 1 and self.threads == 1 and not self.elsewhere
+        return self.failed is None and not self.emulated and as_served and self.p95_latency_ms is not None
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -173,7 +181,15 @@ def why_not_measured(entry: Entry, group: str, per: str) -> str:
     batches = sorted({run.batch for run in entry.runs if run.batch != 1})
     if batches:
         return f"measured only with batch {', '.join(map(str, batches))}; the choice is for one sample at a time"
+    ways = sorted({way for run in entry.runs for way in _not_as_served(run)})
+    if ways:
+        return f"measured only {', '.join(ways)}; the active model is served on the CPU, by one thread"
     return f"{NEVER_TRIED}{'any ' if per == 'kind' else ''}{group}"
+
+
+def _not_as_served(run: Run) -> list[str]:
+    threads = [f"with {run.threads} threads"] if run.threads != 1 else []
+    return threads + [f"on {provider}" for provider in run.elsewhere]
 
 
 def compare(key: str, one: Figures, other: Figures) -> int:

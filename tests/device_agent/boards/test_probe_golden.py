@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 from edgepress_agent import sensors
 from edgepress_agent.board import probe, telemetry
 from edgepress_agent.cli import cli
+from edgepress_protocol.measurement import Sensor
 
 
 @pytest.mark.parametrize("name", BOARDS)
@@ -55,6 +57,39 @@ def test_this_machine_is_not_simulated(tmp_path: Path) -> None:
     assert device.free_disk_bytes is not None
     assert device.free_disk_bytes > 0
     assert "simulated" not in probed(Path("/"))
+
+
+def test_a_clock_that_cannot_be_read_is_one_line_of_trouble(boards: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(boards / "pi4", tmp_path / "board")
+    broken = root / "sys/devices/system/cpu/cpu1/cpufreq/scaling_cur_freq"
+    broken.write_text("<unknown>\n")
+    told = json.loads(probed(root, "--json"))
+    assert len([line for line in told["troubles"] if str(broken) in line]) == 1, told["troubles"]
+    assert told["clock"]["frequency_hz"] is None
+    assert told["clock"]["governor"]
+    assert any(each["value"] for each in told["readings"])
+
+
+RATES_HZ = {"agx-orin": 25, "nano": 25, "orin-nano": 25, "pi4_ina226": 25, "pi5": 10, "battery": 1}
+"""As often as their chips have something new to say; none oftener than a trial reads."""
+
+
+@pytest.mark.parametrize("name", RATES_HZ)
+def test_power_is_read_as_often_as_it_is_new(boards: Path, name: str) -> None:
+    source = sensors.power(sensors.found(boards / name))
+    assert source is not None
+    assert source.rate_hz == RATES_HZ[name]
+
+
+def test_of_several_meters_the_one_that_sees_most_is_read() -> None:
+    def meter(scope: str) -> sensors.Source:
+        return sensors.Source(Sensor(scope, "power", scope, simulated=True), lambda: 0.0, 1.0)
+
+    scopes = ["battery", "package", "pmic-rails", "module", "external"]
+    for number in range(1, len(scopes) + 1):
+        found = sensors.power([meter(scope) for scope in scopes[:number]])
+        assert found is not None
+        assert found.sensor.scope == scopes[number - 1]
 
 
 def test_nothing_is_written_below_the_root(boards: Path) -> None:

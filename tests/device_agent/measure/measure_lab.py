@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 from edgepress_agent import runtimes
-from edgepress_agent.measure.profile import Job, profile
+from edgepress_agent.measure.job import Job
+from edgepress_agent.measure.profile import profile
 from edgepress_protocol.manifest import Manifest, TensorSpec, digest
 from edgepress_protocol.messages import EvaluationSet, ProfileOptions, Trial, encode
 from edgepress_protocol.transfer import describe

@@ -169,12 +169,14 @@ def test_a_known_power_and_a_known_run_give_the_energy_of_one_inference(
     assert 3000 * 4.0 / 1000 <= result.mj_per_inference <= 3000 * 10 * latency.p50_ms / 1000
 
 
-def test_energy_is_invalid_where_the_board_began_to_throttle(lab: Lab, boards: Path, tmp_path: Path):
+@pytest.mark.parametrize("number", [1, 2, 5, 6])
+def test_energy_is_invalid_where_the_board_throttled_under_a_load(lab: Lab, boards: Path, tmp_path: Path, number: int):
+    """Every other pair idles after its load, and by then the board no longer throttles."""
     root = shutil.copytree(boards / "pi4_ina226", tmp_path / "board")
 
     def follow(phase: str, detail: str) -> None:
-        if detail == "energy: load 4 of 6":
-            (root / "sys/devices/platform/soc/soc:firmware/get_throttled").write_text("50001")
+        bits = "50001" if detail == f"energy: load {number} of 6" else "50000"
+        (root / "sys/devices/platform/soc/soc:firmware/get_throttled").write_text(bits)
 
     lab.on_phase = follow
     variant = Variant("tiny")
@@ -184,3 +186,19 @@ def test_energy_is_invalid_where_the_board_began_to_throttle(lab: Lab, boards: P
     assert result.energy.mj_per_inference is None
     assert result.energy.pairs == 6
     assert result.latency.p50_ms > 0
+
+
+def test_energy_of_a_board_that_throttles_all_along_is_invalid(lab: Lab, boards: Path, tmp_path: Path):
+    root = shutil.copytree(boards / "pi4_ina226", tmp_path / "board")
+    (root / "sys/devices/platform/soc/soc:firmware/get_throttled").write_text("50004")
+    variant = Variant("tiny")
+    options = msgspec.structs.replace(QUICK, windows=1, window_s=0.02)
+    result = lab.profile(variant.manifest, variant.model, options, root=root).measurement
+    assert result.energy.invalid == "the board is throttled: throttled now"
+
+
+def test_the_interval_is_students():
+    """Mean 3.5, deviation sqrt(3.5): half of it is 2.570582 * sqrt(3.5 / 6) for five degrees of freedom."""
+    pairs = [Pair(0.0, float(net), 1.0, 1) for net in range(1, 7)]
+    found = net_of_idle(pairs, METER)
+    assert (found.low_mj, found.high_mj) == pytest.approx((3.5 - 1.963314, 3.5 + 1.963314), abs=1e-5)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import msgspec
 import pytest
 from edgepress_agent.measure import measuring, summary
@@ -48,11 +51,23 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_ns = 0
-        monkeypatch.setattr(measuring, "perf_counter_ns", lambda: self.now_ns)
+        for name in ("perf_counter_ns", "monotonic_ns"):
+            monkeypatch.setattr(measuring, name, lambda: self.now_ns)
         monkeypatch.setattr(measuring, "sleep", lambda seconds: self.passes(seconds * 1e3))
 
     def passes(self, ms: float) -> None:
         self.now_ns += round(ms * 1e6)
+
+
+@pytest.mark.parametrize(
+    ("stretches_ms", "runs"),
+    [((10, 5, 2.5, 2.5), 4 * 2), ((1, 1), 2 * 2), (tuple(2**i for i in range(20)), measuring.MAX_STRETCHES * 2)],
+)
+def test_a_model_is_warm_when_two_stretches_agree(monkeypatch: pytest.MonkeyPatch, stretches_ms, runs):
+    """Two runs a stretch; one that never settles is measured all the same."""
+    clock = Clock(monkeypatch)
+    each_ms = (ms for ms in stretches_ms for _ in range(2))
+    assert measuring.warm_up(lambda: clock.passes(next(each_ms)), runs=4, seconds=0) == runs
 
 
 def test_processor_time_is_that_of_the_model(lab: Lab, misbehaving_runtime):
@@ -61,8 +76,22 @@ def test_processor_time_is_that_of_the_model(lab: Lab, misbehaving_runtime):
     measured = lab.profile(*lab.misbehaving("sleep"), options).measurement
     assert measured.usage.runs >= 1
     assert 0 < measured.usage.cpu_ms_per_inference < measured.latency.p50_ms
-    assert measured.usage.minor_faults >= 0
-    assert measured.usage.major_faults >= 0
+
+
+def test_page_faults_are_counted(lab: Lab, misbehaving_runtime):
+    """Each run touches 50 fresh pages."""
+    usage = lab.profile(*lab.misbehaving("touch 50"), LIGHT).measurement.usage
+    assert 50 * usage.runs <= usage.minor_faults <= 60 * usage.runs
+    assert usage.major_faults == 0
+
+
+@pytest.mark.parametrize(("behaviour", "kept_mb"), [("hold 40", 40), ("free 40", 0)])
+def test_memory_is_what_the_model_took_above_the_empty_runtime(lab: Lab, misbehaving_runtime, behaviour, kept_mb):
+    """40 MB are touched in the first run, and kept or given back: the peak saw them either way."""
+    memory = lab.profile(*lab.misbehaving(behaviour), LIGHT).measurement.memory
+    assert memory.peak_bytes == pytest.approx(40e6, abs=6e6)
+    assert memory.resident_peak_bytes == memory.baseline_bytes + memory.peak_bytes
+    assert memory.pss_bytes == pytest.approx(kept_mb * 1e6, abs=6e6)
 
 
 def test_other_numbers_of_threads_are_timed_in_processes_of_their_own(lab: Lab):
@@ -98,21 +127,47 @@ def test_a_long_load_tells_its_beginning_from_its_end(lab: Lab):
 def test_the_first_minute_and_the_last_of_a_load_that_warms_the_board():
     """Ten minutes in slices of 10 s: 1 ms at first, 1.5 ms once the board is at 80 °C."""
     slices = [at(1.0 if i < 20 else 1.5, celsius=min(80.0, 40.0 + i)) for i in range(60)]
-    soak = summary.soak(slices, throttled=True)
+    cool = at(1.0, celsius=38.0)[1]
+    soak = summary.soak(slices, cool)
     assert (soak.first.seconds, soak.steady.seconds) == (60, 60)
     assert soak.first.p50_ms == pytest.approx(1.0, rel=0.004)
     assert soak.steady.p50_ms == pytest.approx(1.5, rel=0.004)
     assert (soak.first.temperature_celsius, soak.steady.temperature_celsius) == (45.0, 80.0)
+    assert soak.celsius_at_start == 38.0
     assert soak.settled is True
-    assert soak.throttled
-    assert not summary.soak(slices[:40], throttled=False).settled
-    assert summary.soak([at(1.0, celsius=None)] * 12, throttled=False).settled is None
+    assert not soak.throttled
+    assert not summary.soak(slices[:40], cool).settled
+    assert summary.soak([at(1.0, celsius=None)] * 12, cool).settled is None
 
 
-def at(p50_ms: float, celsius: float | None) -> tuple[Timed, Snapshot]:
+@pytest.mark.parametrize(("before", "after"), [(0x50000, 0x50004), (0x0, 0x40000), (0x50004, 0x50004)])
+def test_a_long_load_that_was_throttled_says_so(before: int, after: int):
+    """It began to throttle, or has in between, or did all along."""
+    slices = [at(1.0, 60.0), at(1.0, 60.0, bits=after)] * 2
+    assert summary.soak(slices, at(1.0, 60.0, bits=before)[1]).throttled
+    assert not summary.soak([at(1.0, 60.0, bits=0x50000)] * 4, at(1.0, 60.0, bits=0x50000)[1]).throttled
+
+
+def test_a_throttle_bit_that_rises_in_a_long_load_is_seen(lab: Lab, boards: Path, tmp_path: Path):
+    root = shutil.copytree(boards / "pi4", tmp_path / "board")
+
+    def follow(phase: str, detail: str) -> None:
+        if detail.startswith("long load"):
+            (root / "sys/devices/platform/soc/soc:firmware/get_throttled").write_text("50008")
+
+    lab.on_phase = follow
+    variant = Variant("tiny")
+    options = msgspec.structs.replace(LIGHT, soak_s=0.4)
+    found = lab.profile(variant.manifest, variant.model, options, root=root).measurement
+    assert found.soak.throttled
+    assert found.soak.celsius_at_start == 46.738
+    assert found.quiet.disturbed == (), "the headline was timed before"
+
+
+def at(p50_ms: float, celsius: float | None, bits: int | None = None) -> tuple[Timed, Snapshot]:
     ns = round(p50_ms * 1e6)
     timed = Timed((Window(100, 10.0, p50_ms, p50_ms),), Histogram.of([ns] * 100), ns, ns)
-    return timed, Snapshot(Conditions(temperature_celsius=celsius), None, None)
+    return timed, Snapshot(Conditions(temperature_celsius=celsius, throttle_bits=bits), None, None)
 
 
 @pytest.mark.parametrize("name", ["tiny", "float", "int8"])

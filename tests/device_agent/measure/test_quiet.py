@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
+from edgepress_agent import sensors
 from edgepress_agent.measure import conditions, quiet
 from edgepress_agent.measure.conditions import Snapshot
 from edgepress_protocol.measurement import Conditions
@@ -48,7 +51,7 @@ def test_what_a_board_cannot_tell_is_blank_and_does_not_disturb():
         (seen(), CALM, 0.5, "others kept 0.5 of"),
         (seen(last=but(temperature_celsius=43.5)), CALM, 0.1, "before it the board cooled by 1.5 °C"),
         (seen(last=but(temperature_celsius=46.1)), CALM, 0.1, "before it the board warmed by 1.1 °C"),
-        (seen(last=but(throttle_bits=0x50005)), but(throttle_bits=0x50005), 0.1, "before it the board was throttled"),
+        (seen(last=but(throttle_bits=0x50005)), but(throttle_bits=0x50005), 0.1, "before it the board is throttled"),
         (seen(), but(throttle_bits=0x50001), 0.1, "the board throttled: under-voltage now"),
         (seen(), but(governor="powersave"), 0.1, "the governor went from ondemand to powersave"),
         (seen(), Snapshot(CALM.conditions, 2, CALM.power_mode), 0.1, "the board throttled 2 times for over-current"),
@@ -69,6 +72,63 @@ def test_a_bit_that_was_set_before_has_not_risen(before: int, after: int):
 def test_the_slope_is_that_of_the_check():
     found = quiet.judge(seen(last=but(temperature_celsius=45.5)), CALM, None, attempts=1)
     assert found.celsius_per_minute == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize(("moves", "looks"), [([2.0, 1.5, 0.4, 0.0], 3), ([0.0], 1), ([2.0] * 99, quiet.REST_CHECKS)])
+def test_a_board_that_warms_or_cools_is_waited_for_but_not_for_ever(monkeypatch, moves: list[float], looks: int):
+    checks = iter([seen(last=but(temperature_celsius=45.0 - moved)) for moved in moves])
+    seen_so_far: list[quiet.Check] = []
+
+    async def check(*_: object) -> quiet.Check:
+        seen_so_far.append(next(checks))
+        return seen_so_far[-1]
+
+    monkeypatch.setattr(quiet, "check", check)
+    told: list[str] = []
+    assert asyncio.run(quiet.at_rest((), Path("/"), 1.0, told.append)) is seen_so_far[-1]
+    assert len(seen_so_far) == looks
+    assert told == [
+        f"waiting for the board to come to rest: the board cooled by {m:.1f} °C" for m in moves[: looks - 1]
+    ]
+
+
+def test_a_board_cools_before_a_long_load(board: Path):
+    heat = iter([55.0, 50.0, 47.1])
+    zone = board / "sys/class/thermal/thermal_zone0/temp"
+    zone.write_text("60000")
+    sources = sensors.look.__wrapped__(board).sources
+    told: list[str] = []
+
+    def cools(line: str) -> None:
+        told.append(line)
+        zone.write_text(str(round(1000 * next(heat))))
+
+    rest = but(temperature_celsius=46.0)
+    found = asyncio.run(quiet.cooled(sources, board, rest, 0.01, cools))
+    assert found.conditions.temperature_celsius == 47.1
+    assert len(told) == 3
+    assert "60.0 °C, it was 46.0 °C" in told[0]
+
+
+def test_a_board_that_does_not_cool_is_loaded_all_the_same(board: Path, monkeypatch):
+    monkeypatch.setattr(quiet, "COOL_S", 0.05)
+    sources = sensors.look.__wrapped__(board).sources
+    rest = but(temperature_celsius=20.0)
+    assert asyncio.run(quiet.cooled(sources, board, rest, 0.01, lambda _: None)).conditions.temperature_celsius > 40
+
+
+@pytest.mark.parametrize(("own_cores", "others"), [(0.0, 1.0), (0.75, 0.25)])
+def test_the_time_of_others_is_that_of_all_less_that_of_the_model(tmp_path: Path, monkeypatch, own_cores, others):
+    """Of two cores one is busy for a second."""
+    monkeypatch.setattr(quiet, "cores", lambda: 2)
+    clock = iter([0, 10**9])
+    monkeypatch.setattr(quiet, "time", SimpleNamespace(monotonic_ns=lambda: next(clock)))
+    stat = tmp_path / "proc/stat"
+    stat.parent.mkdir()
+    stat.write_text("cpu  100 0 0 900 0 0 0 0 0 0\n")
+    counting = quiet.Others(tmp_path)
+    stat.write_text("cpu  200 0 0 1000 0 0 0 0 0 0\n")
+    assert counting.busy_cores(round(own_cores * 1e9)) == pytest.approx(others)
 
 
 # ---- whole trials, on a recorded board
@@ -99,7 +159,7 @@ def profile(lab: Lab, root: Path, throttles: dict[str, str]):
 def test_a_trial_that_was_disturbed_twice_is_timed_twice_and_marked(lab: Lab, board: Path):
     result = profile(lab, board, {"timing": "50004"})
     assert result.quiet.attempts == 2
-    assert result.quiet.disturbed == ("before it the board was throttled: throttled now",)
+    assert result.quiet.disturbed == ("before it the board is throttled: throttled now",)
     first = "timed twice: the first time was disturbed (the board throttled: throttled now); the second stands"
     assert first in result.notes
     assert [detail for _, detail in lab.phases].count("once more: the board throttled: throttled now") == 1
@@ -120,5 +180,5 @@ def test_a_quiet_trial_is_timed_once(lab: Lab, board: Path):
 
 def test_the_processor_time_of_others_is_read_on_this_machine(lab: Lab):
     found = lab.profile_variant("tiny").measurement.quiet
-    assert found.busy_cores_before is None or 0 <= found.busy_cores_before <= quiet.cores()
-    assert found.busy_cores is None or 0 <= found.busy_cores <= quiet.cores()
+    assert 0 <= found.busy_cores_before <= quiet.cores()
+    assert 0 <= found.busy_cores <= quiet.cores()

@@ -67,27 +67,37 @@ def test_idle_and_busy(tmp_path):
     serve(tmp_path, story)
 
 
-def test_requests_that_came_while_a_trial_ran_are_noted_with_it(tmp_path):
+@pytest.mark.parametrize("when_busy", [True, False])
+def test_requests_that_came_while_a_trial_ran_are_noted_with_it(tmp_path, when_busy):
+    """It is measured again after them, unless it was to be measured all the same."""
     lab, variant = Lab(tmp_path), Variant("tiny")
-    job = lab.job(variant.manifest, variant.model, msgspec.structs.replace(QUICK, when_busy=True))
+    job = lab.job(variant.manifest, variant.model, msgspec.structs.replace(QUICK, when_busy=when_busy))
+    loads = 0
 
-    async def measured(server: Server, *, ask_on: bool) -> tuple[str, ...]:
+    def hear(_trial: str, _phase: str, detail: str) -> None:
+        nonlocal loads
+        loads += detail == "loading"
+
+    async def measured(server: Server, *, asks: int) -> tuple[str, ...]:
         end = asyncio.get_running_loop().create_future()
-        bench = Bench(
-            Path("/"), lab.lock, server, lambda _: True, lambda *_: None, lambda _, end_: end.set_result(end_)
-        )
+        bench = Bench(Path("/"), lab.lock, server, lambda _: True, hear, lambda _, end_: end.set_result(end_))
         bench.offer(job)
         running = asyncio.create_task(bench.run())
-        while ask_on and not end.done():
+        while loads < asks and not end.done():
             await asked(server, "POST", "/v2/models/active/infer", RIGHT)
+            await asyncio.sleep(0.01)
         outcome = await end
         running.cancel()
         return outcome.measurement.notes
 
     async def story(server: Server):
         line = "the serving model had requests while this was measured"
-        assert line not in await measured(server, ask_on=False)
-        assert line in await measured(server, ask_on=True)
+        nonlocal loads
+        assert line not in await measured(server, asks=0)
+        loads = 0
+        # Requests come until the model is loaded a first time.
+        noted = line in await measured(server, asks=1)
+        assert (noted, loads) == ((True, 1) if when_busy else (False, 2))
 
     serve(tmp_path, story)
 

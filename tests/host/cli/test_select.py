@@ -10,6 +10,7 @@ from edgepress_host.choice.budget import GOALS, Budget
 from edgepress_host.choice.figures import OBJECTIVES, Entry, Figures, Run, compare
 from edgepress_host.choice.select import Choice, Per, Standing, pick
 from edgepress_protocol.errors import UsageError
+from honest import made_up
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,6 +46,8 @@ runs = st.builds(
     energy_mj=numbers,
     accuracy=st.one_of(st.none(), st.sampled_from([0.5, 0.7, 0.9])),
     batch=st.sampled_from([1, 1, 1, 8]),
+    threads=st.sampled_from([1, 1, 1, 4]),
+    elsewhere=st.sampled_from([(), (), (), ("cuda",)]),
     unstable=st.booleans(),
     emulated=st.sampled_from([False, False, False, True]),
     failed=st.sampled_from([None, None, None, None, "crash: signal 11"]),
@@ -187,6 +190,25 @@ def test_not_measured_here_is_said_and_the_other_kind_is_not_disturbed() -> None
     assert by_kind["pi"].chosen == "a:onnx"
     assert by_kind["nano"].chosen == "b:onnx"
     assert standing(by_kind["pi"], "b:onnx").reason == "not measured on any pi"
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [({"threads": 4}, "with 4 threads"), ({"elsewhere": ("cuda",)}, "on cuda")],
+)
+def test_what_is_measured_otherwise_than_it_is_served_never_enters(how: dict[str, object], words: str) -> None:
+    choice = only([entry("a", run(p95_latency_ms=0.001, **how)), entry("b")])
+    assert choice.chosen == "b:onnx"
+    reason = f"measured only {words}; the active model is served on the CPU, by one thread"
+    assert standing(choice, "a:onnx").reason == reason
+    assert only([entry("a", run(**how), run(device="pi-2", p95_latency_ms=1.5)), entry("b")]).chosen == "a:onnx"
+
+
+def test_a_run_says_how_it_was_measured() -> None:
+    measured = msgspec.structs.replace(made_up(), threads=2, providers=("tensorrt", "cuda", "cpu"))
+    found = Run.of("pi-1", "pi", measured)
+    assert (found.threads, found.elsewhere, found.timed) == (2, ("tensorrt", "cuda"), False)
+    assert Run.of("pi-1", "pi", msgspec.structs.replace(made_up(), providers=("cpu",))).timed
 
 
 def test_emulated_latencies_never_enter() -> None:
