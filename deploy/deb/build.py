@@ -137,9 +137,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", action="append", choices=sorted(MACHINES), help="default: both")
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
+    parser.add_argument("--extras", default="agent", help="runtimes that come along; empty for none")
     options = parser.parse_args()
     for arch in options.arch or sorted(MACHINES):
-        package = build(arch, options.out)
+        package = build(arch, options.out, options.extras)
         print(f"{package}: {package.stat().st_size / 1e6:.1f} MB")
 
 

@@ -56,6 +56,6 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_every_target_of_the_makefile_that_is_named_exists() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    named = set(re.findall(r"`?make ([a-z-]+)", README))
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = set(re.findall(r"`?make ([a-z0-9-]+)", README))
     assert {"demo", "test"} <= named <= targets

@@ -1,9 +1,9 @@
 """Make a 64-bit Arm userland below build/arm64 in which the agent runs on this machine, under qemu.
 
-Nothing is installed and no root is needed: the Debian packages of qemu, of Python for arm64 and of what it needs are
-fetched from this system's own package sources and unpacked, the wheels for aarch64 come by pip, and edgepress itself
-goes in as the wheel that a board would install. What is there already stays. Where one of it cannot be had, the reason
-is written beside it and the tests are skipped with it.
+`python tests/arm64/userland.py [FOLDER]`. Nothing is installed and no root is needed: the Debian packages of qemu, of
+Python for arm64 and of what it needs are fetched from this system's own package sources and unpacked, the wheels for
+aarch64 come by pip, and edgepress itself goes in as the wheel that a board would install. What is there already stays.
+Where one of it cannot be had, the reason is written beside it and the tests are skipped with it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-HOME = ROOT / "build" / "arm64"
+HOME = Path(sys.argv[1]) if __name__ == "__main__" and len(sys.argv) > 1 else ROOT / "build" / "arm64"
 WHY_NOT = HOME / "why-not"
 PYTHON = HOME / "python"
 """Starts the Arm interpreter; `sys.executable` is this file, so that children are started in the same way."""
@@ -51,6 +51,8 @@ def prepare() -> None:
     """
     HOME.mkdir(parents=True, exist_ok=True)
     WHY_NOT.unlink(missing_ok=True)
+    if missing := [program for program in ("apt-get", "dpkg", "dpkg-deb") if shutil.which(program) is None]:
+        raise NotHereError(f"no {', '.join(missing)} here to fetch qemu and an arm64 system with")
     qemu = _qemu()
     version = _arm_root()
     wanted = _requirements()
@@ -106,8 +108,6 @@ def _arm_root() -> str:
 
 def _unpack_packages(target: Path, architecture: str, packages: Sequence[str], only: str = "") -> None:
     """Fetch packages with all that they need, and unpack those that begin with `only`; nothing is installed."""
-    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise NotHereError("no apt-get and dpkg-deb here to fetch qemu and an arm64 system with")
     state = HOME / f"apt-{architecture}"
     for folder in ("state/lists/partial", "cache/archives/partial"):
         (state / folder).mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from edgepress_protocol.errors import UsageError
@@ -14,6 +14,9 @@ from edgepress_protocol.topics import check_name
 from edgepress_agent.cli.config_file import DEFAULT_CONFIG, read_config
 from edgepress_agent.cli.run import run
 from edgepress_agent.settings import parse_broker, read_key
+
+if TYPE_CHECKING:
+    from edgepress_agent.install.plan import File
 
 _ROOT = click.option(
     "--root",
@@ -32,8 +35,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--trust", type=_FILE, metavar="KEY.pub", help="Public key of the host to obey; it is copied.")
 @click.option("--fleet", help="The fleet's name.")
 @click.option("--username", help="Login at the broker.")
-@click.option("--password-file", type=_FILE, help="File that holds the broker's password; stays where it is.")
-@click.option("--ca", type=_FILE, help="Authority that signed the broker's certificate; stays where it is.")
+@click.option("--password-file", type=_FILE, help="File that holds the broker's password; it is copied.")
+@click.option("--ca", type=_FILE, help="Authority that signed the broker's certificate; it is copied.")
 @click.option("--program", metavar="COMMAND", help="How the agent is started there.  [default: as this one]")
 @click.option("--no-start", is_flag=True, help="Start the service at the next boot, not now.")
 @_ROOT
@@ -50,14 +53,14 @@ def install(root: Path, program: str | None, *, dry_run: bool, no_start: bool, *
     root = root.absolute()
     config_path = board.under(root, plan.CONFIG)
     found = board.facts(root, program or board.this_program(), config=plan.CONFIG, unit=plan.UNIT)
-    config, host_key = _config(given, board.host_name(root))
+    config, beside = _config(given, board.host_name(root))
     if config and found.configured:
         raise UsageError(f"{plan.CONFIG} is there already: edit it, or remove it before --broker and --trust")
     if not config and found.configured:
         read_config(config_path, run)
     if program is None and root == Path("/"):
         board.check_reachable(found.program)
-    steps = plan.install(found, config, host_key, start=not no_start)
+    steps = plan.install(found, config, beside, start=not no_start)
     _go(steps, root, dry_run=dry_run)
     if not config and not found.configured:
         click.echo(f"no {plan.CONFIG} yet: the service waits for it; give --broker URL and --trust KEY.pub")
@@ -140,13 +143,16 @@ def logs(lines: int, *, follow: bool) -> None:
     os.execv(journalctl, [journalctl, f"--unit={SERVICE}", f"--lines={lines}", "--output=short-iso", *more])  # noqa: S606
 
 
-def _config(given: dict[str, Any], host_name: str) -> tuple[dict[str, str], str | None]:
-    """Check what is asked for as `run` would, and return the configuration and the text of the host's key."""
-    from edgepress_agent.install.plan import config_for
+def _config(given: dict[str, Any], host_name: str) -> tuple[dict[str, str], list[File]]:
+    """Check what is asked for as `run` would, and return the configuration and the files beside it.
+
+    They are copied: the service can see nobody's home folder, and a password is for its user alone.
+    """
+    from edgepress_agent.install import plan
 
     options = {name: value for name, value in given.items() if value is not None}
     if not options:
-        return {}, None
+        return {}, []
     if missing := [f"--{name}" for name in ("broker", "trust") if name not in options]:
         raise UsageError(f"{' and '.join(missing)} missing: a new configuration needs --broker URL and --trust KEY.pub")
     trust: Path = options.pop("trust")
@@ -156,8 +162,20 @@ def _config(given: dict[str, Any], host_name: str) -> tuple[dict[str, str], str 
     device_id = check_name(options.pop("device_id", host_name), "--id")
     if "fleet" in options:
         check_name(options["fleet"], "--fleet")
-    more = {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in options.items()}
-    return config_for(broker, device_id, more), trust.read_text("utf-8")
+    beside = [plan.File(plan.HOST_KEY, _text("--trust", trust))]
+    for option, target, private in (("password_file", plan.PASSWORD, True), ("ca", plan.AUTHORITY, False)):
+        if option in options:
+            text = _text(f"--{option.replace('_', '-')}", options[option])
+            beside.append(plan.File(target, text, private=private))
+            options[option] = target
+    return plan.config_for(broker, device_id, {name: str(value) for name, value in options.items()}), beside
+
+
+def _text(option: str, path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{option} {path}: {getattr(error, 'strerror', None) or 'no text in UTF-8'}") from error
 
 
 def _go(steps: list[Any], root: Path, *, dry_run: bool) -> None:

@@ -10,19 +10,15 @@ from pathlib import Path
 
 from edgepress_protocol.errors import UsageError
 
+from edgepress_agent.board import gpu
+
 _DEVICES = (
-    # Pattern below /dev, the group that owns such nodes, as Raspberry Pi OS and L4T set them up.
+    # Pattern below /dev, the group that owns such nodes, as Raspberry Pi OS sets them up.
     ("vcio_gencmd", "video"),  # the Pi, on newer systems
     ("vcio", "video"),  # the Pi's firmware: throttling, and the PMIC of the Pi 5
     ("vchiq", "video"),  # the same, for the vcgencmd of older systems
     ("i2c-*", "i2c"),
-    ("nvhost*", "video"),  # Jetson: the GPU and what CUDA needs with it
-    ("nvmap", "video"),
-    ("nvgpu/*/*", "video"),
-    ("nvidia*", "video"),
-    ("nvsciipc", "video"),
-    ("host1x-fence", "video"),
-    ("dri/renderD*", "render"),
+    *gpu.NODES,
 )
 _RAPL = "sys/class/powercap/intel-rapl:0"
 
@@ -45,7 +41,10 @@ def facts(root: Path, program: str, *, config: Path, unit: Path) -> Facts:
     present = {line.split(":", 1)[0] for line in _lines(root / "etc/group")}
     seen = (root / "dev/null").exists()
     found = [
-        (_below(root, node), group) for pattern, group in _DEVICES for node in sorted((root / "dev").glob(pattern))
+        (_below(root, node), group)
+        for pattern, group in _DEVICES
+        for node in sorted((root / "dev").glob(pattern))
+        if not node.is_dir()
     ]
     wanted = {group for _, group in (found if seen else _DEVICES)}
     return Facts(

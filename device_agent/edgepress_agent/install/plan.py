@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from edgepress_agent.install.unit import RAPL_RULE, SERVICE, SYSUSERS, USER, uni
 
 CONFIG = Path("/etc/edgepress/agent.toml")
 HOST_KEY = CONFIG.parent / "host.pub"
+PASSWORD = CONFIG.parent / "broker-password"
+AUTHORITY = CONFIG.parent / "ca.pem"
 STATE = Path("/var/lib/edgepress")
 UNIT = Path(f"/etc/systemd/system/{SERVICE}.service")
 USERS = Path("/etc/sysusers.d/edgepress.conf")
@@ -59,15 +61,17 @@ class Command:
 Step = Folder | File | Gone | Command
 
 
-def install(facts: Facts, config: Mapping[str, str], host_key: str | None, *, start: bool) -> list[Step]:
-    """Return what makes the service; without `config` the one that is there is kept, and without any nothing starts."""
+def install(facts: Facts, config: Mapping[str, str], beside: Sequence[File], *, start: bool) -> list[Step]:
+    """Return what makes the service; without `config` the one that is there is kept, and without any nothing starts.
+
+    `beside` are the files that the configuration names: the host's key, and what the broker wants.
+    """
     steps: list[Step] = [
         File(USERS, SYSUSERS),
         Command(("systemd-sysusers", USERS.name), rooted=True),
         Folder(CONFIG.parent),
     ]
-    if host_key is not None:
-        steps.append(File(HOST_KEY, host_key))
+    steps += beside
     if config:
         steps.append(File(CONFIG, config_text(config), private=True))
     steps.append(File(UNIT, unit(facts, CONFIG)))

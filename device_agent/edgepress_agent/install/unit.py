@@ -44,6 +44,7 @@ AmbientCapabilities=
 ProtectSystem=strict
 ProtectHome={home}
 PrivateTmp=yes
+PrivateIPC=yes
 ProtectClock=yes
 ProtectControlGroups=yes
 ProtectHostname=yes

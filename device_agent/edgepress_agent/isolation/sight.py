@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from edgepress_agent.board import gpu
 from edgepress_agent.isolation.landlock import DEVICE, OWN, READ, Allowed
 from edgepress_agent.measure.pipe import Confine
 
@@ -17,10 +18,9 @@ _SYSTEM = (
 )
 _OF_GPUS = ("/etc/nv_tegra_release", "/etc/nv_boot_control.conf", "/etc/OpenCL", "/etc/nvidia", "/etc/vulkan")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
-_GPU_DEVICES = ("nv*", "dri", "dma_heap", "tegra*", "shm")
 
 
-def paths(plan: Confine) -> Iterator[Allowed]:
+def paths(plan: Confine, dev: Path = Path("/dev")) -> Iterator[Allowed]:
     """List what may be seen, what is not there included."""
     for folder in _SYSTEM:
         yield Allowed(Path(folder), READ)
@@ -29,10 +29,11 @@ def paths(plan: Confine) -> Iterator[Allowed]:
     for file in plan.files:
         yield Allowed(Path(file), READ)
     for name in _DEVICES:
-        yield Allowed(Path("/dev", name), DEVICE)
+        yield Allowed(dev / name, DEVICE)
     if plan.gpu:
         yield from (Allowed(Path(path), READ) for path in _OF_GPUS)
-        yield from (Allowed(path, DEVICE) for name in _GPU_DEVICES for path in Path("/dev").glob(name))
+        yield from (Allowed(path, DEVICE) for pattern, _ in gpu.NODES for path in sorted(dev.glob(pattern)))
+        yield Allowed(dev / "shm", DEVICE)
     yield Allowed(Path(plan.scratch), OWN)
 
 

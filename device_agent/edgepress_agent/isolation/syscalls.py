@@ -25,7 +25,10 @@ _MARKING_FILES = (
     *("removexattr", "lremovexattr", "fremovexattr", "removexattrat"),
 )
 
-REFUSED = (*_STARTING, *_REACHING_OTHERS, *_MOUNTING, *_ADMINISTERING, *_MARKING_FILES)
+# What these make outlives the process, and counts for none: memory that nobody gives back.
+_STAYING = ("shmget", "semget", "msgget", "mq_open")
+
+REFUSED = (*_STARTING, *_REACHING_OTHERS, *_MOUNTING, *_ADMINISTERING, *_MARKING_FILES, *_STAYING)
 """Refused with "not permitted", where the machine has them at all."""
 
 ABSENT = ("clone3", "io_uring_setup", "io_uring_enter", "io_uring_register")
@@ -66,7 +69,7 @@ settimeofday 164, clock_settime 227, clock_adjtime 305, adjtimex 159, sethostnam
 172, ioperm 173, bpf 321, perf_event_open 298, userfaultfd 323, add_key 248, request_key 249, keyctl 250,
 chmod 90, fchmod 91, fchmodat 268, chown 92, lchown 94, fchown 93, fchownat 260, truncate 76, utimensat 280,
 setxattr 188, lsetxattr 189, fsetxattr 190, removexattr 197, lremovexattr 198, fremovexattr 199, kill 62,
-tgkill 234, clone 56, socket 41, prlimit64 302, seccomp 317
+tgkill 234, clone 56, socket 41, prlimit64 302, seccomp 317, shmget 29, semget 64, msgget 68, mq_open 240
 """)
 _ARM64 = _table("""
 execve 221, execveat 281, ptrace 117, process_vm_readv 270, process_vm_writev 271, tkill 130, rt_sigqueueinfo
@@ -76,7 +79,8 @@ delete_module 106, kexec_load 104, kexec_file_load 294, reboot 142, acct 89, set
 112, clock_adjtime 266, adjtimex 171, sethostname 161, setdomainname 162, bpf 280, perf_event_open 241,
 userfaultfd 282, add_key 217, request_key 218, keyctl 219, fchmod 52, fchmodat 53, fchown 55, fchownat 54,
 truncate 45, utimensat 88, setxattr 5, lsetxattr 6, fsetxattr 7, removexattr 14, lremovexattr 15, fremovexattr
-16, kill 129, tgkill 131, clone 220, socket 198, prlimit64 261, seccomp 277
+16, kill 129, tgkill 131, clone 220, socket 198, prlimit64 261, seccomp 277, shmget 194, semget 190, msgget
+186, mq_open 180
 """)
 
 ARCHITECTURES = {

@@ -48,6 +48,8 @@ from edgepress_agent.runtimes._state import Inspects, RunsOn, TakesProviders
 from edgepress_agent.runtimes._timing import Repeats, TellsLayers
 
 if TYPE_CHECKING:
+    from edgepress_protocol.measurement import Runtime
+
     from edgepress_agent.runtimes import Array, Model, RuntimeModule
 
 _NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "Cannot allocate memory", "out of memory")
@@ -93,19 +95,30 @@ def main() -> None:
 
 def look(asked: Look) -> Seen:
     """Load a model for its tensors alone."""
-    _, module = runtimes.get(asked.format, asked.runtime)
-    module.prepare()
-    model = module.load(Path(asked.model), 1)
+    path = Path(asked.model)
+    _, module = begin(asked.format, asked.runtime, path)
+    model = module.load(path, 1)
     return Seen(model.inputs, model.outputs)
+
+
+def begin(artifact_format: str, name: str, path: Path) -> tuple[Runtime, RuntimeModule]:
+    """Import a runtime, and let it refuse a file before it loads it.
+
+    Raises:
+        Unsupported: there is no such runtime here.
+        Rejected: the file must not be loaded.
+    """
+    runtime, module = runtimes.get(artifact_format, name)
+    module.prepare()
+    if isinstance(module, Inspects):
+        module.inspect(path)
+    return runtime, module
 
 
 def open_model(asked: Open) -> tuple[Opening, Opened]:
     """Import the runtime, load the model above its baseline, and run it once."""
-    runtime, module = runtimes.get(asked.manifest.format, asked.runtime)
     path, gpu = Path(asked.model), on_gpu(asked.providers)
-    module.prepare()
-    if isinstance(module, Inspects):
-        module.inspect(path)
+    runtime, module = begin(asked.manifest.format, asked.runtime, path)
     # A GPU's driver reserves more address space than any board has memory.
     limit = None if gpu else asked.memory_limit_bytes or process.allowance_bytes(path, asked.threads)
     baseline = process.begin_memory(limit)

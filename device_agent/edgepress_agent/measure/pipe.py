@@ -113,13 +113,13 @@ class Work(msgspec.Struct, frozen=True, tag="work"):
 class Serve(msgspec.Struct, frozen=True, tag="serve"):
     """Load a model and answer requests with it on the listening socket that was handed in.
 
-    Say every so many seconds how it goes, also where nothing has changed.
+    An answer may take `answer_s`: so long requests are waited for at the end, and a sign of life is given oftener.
     """
 
     manifest: Manifest
     model: str
     runtime: str
-    tell_every_s: float
+    answer_s: float
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):

@@ -16,9 +16,8 @@ from time import sleep
 
 import msgspec
 
-from edgepress_agent import runtimes
 from edgepress_agent.measure import process, tensors
-from edgepress_agent.measure.child import trouble
+from edgepress_agent.measure.child import begin, trouble
 from edgepress_agent.measure.pipe import Question, Ready, Serve, pack, receive
 from edgepress_agent.measure.steps import Steps
 from edgepress_agent.serving.connection import answer, refuse
@@ -26,6 +25,8 @@ from edgepress_agent.serving.service import MAX_CONNECTIONS, Counts, Service
 from edgepress_agent.serving.v2 import Endpoint
 
 _REPORT_EVERY_S = 0.25
+_SIGNS_OF_LIFE = 4
+"""How many of them are given while one answer may be computed."""
 
 
 def main() -> None:
@@ -44,19 +45,20 @@ def main() -> None:
         pipe.sendall(pack(trouble(error)))
         return
     pipe.sendall(pack(Ready()))
-    reporting = threading.Thread(target=report, args=(service.counts, pipe, asked.tell_every_s), daemon=True)
+    reporting = threading.Thread(
+        target=report, args=(service.counts, pipe, asked.answer_s / _SIGNS_OF_LIFE), daemon=True
+    )
     reporting.start()
     accept(service, listening, take, pipe)
-    service.drain()
+    service.drain(asked.answer_s)
     service.counts.finish()
     reporting.join()
 
 
 def load(asked: Serve) -> tensors.Bound:
     """Load the model and run it once, so that the first request does not pay for it."""
-    _, module = runtimes.get(asked.manifest.format, asked.runtime)
     path = Path(asked.model)
-    module.prepare()
+    _, module = begin(asked.manifest.format, asked.runtime, path)
     # Each connection has a thread, for whose address space there must be room.
     process.limit_address_space(process.allowance_bytes(path, MAX_CONNECTIONS))
     bound = tensors.bind(module.load(path, 1), asked.manifest, 1)

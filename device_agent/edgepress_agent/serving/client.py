@@ -1,7 +1,7 @@
 """A client of the active model, for programs on the same board. This file needs the standard library alone: copy it.
 
     from edgepress_agent.serving.client import Model
-    model = Model("unix:/var/lib/edgepress/serve.sock")
+    model = Model("unix:/run/edgepress/serve.sock")
     print(model([0.1, 0.2, 0.3, 0.4])[0].tolist())
 
 Numbers travel as little-endian bytes, in the binary form of the Open Inference Protocol. A model keeps one connection

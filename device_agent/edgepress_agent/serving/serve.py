@@ -37,10 +37,9 @@ A client's largest request, 32 MiB of samples, is to have its time, too. So does
 long: a runtime may hang with the interpreter's lock in its hands.
 """
 
-_SIGNS_OF_LIFE = 4
-"""How many of them a process gives in `ANSWER_S`."""
+_RETIRE_S = 5.0
+"""What a process has to end in, once its last answer is given."""
 
-_RETIRE_S = 35.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 
 
@@ -150,7 +149,7 @@ class Server:
 
     def _asked(self, manifest: Manifest, model: Path) -> Serve:
         runtime, _ = runtimes.get(manifest.format)
-        return Serve(manifest, str(model.absolute()), runtime.name, self._answer_s / _SIGNS_OF_LIFE)
+        return Serve(manifest, str(model.absolute()), runtime.name, self._answer_s)
 
     def _in_flight(self) -> int:
         return sum(serving.in_flight for serving in self._all)
@@ -217,7 +216,7 @@ class Server:
         if serving.child is not None:
             with contextlib.suppress(Ended):
                 await serving.child.tell(Drain())
-            await asyncio.wait({serving.task}, timeout=_RETIRE_S)
+            await asyncio.wait({serving.task}, timeout=self._answer_s + _RETIRE_S)
         await self._end(serving)
 
     async def _end(self, serving: _Serving) -> None:

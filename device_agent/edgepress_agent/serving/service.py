@@ -17,7 +17,6 @@ from edgepress_agent.serving.looking import Looker
 from edgepress_agent.serving.v2 import Endpoint
 
 MAX_CONNECTIONS = 64
-_DRAIN_S = 30.0
 
 
 class Counts:
@@ -129,11 +128,11 @@ class Service:
         """Give a connection, between two requests, to the process that serves next."""
         socket.send_fds(self._give, [b"c"], [connection.fileno()])
 
-    def drain(self) -> None:
-        """Wait until every connection has its answer, and has been handed over."""
+    def drain(self, seconds: float) -> None:
+        """Wait until every connection has its answer, and has been handed over; but for so long at most."""
         self.draining = True
         os.close(self._rope)
-        deadline = monotonic() + _DRAIN_S
+        deadline = monotonic() + seconds
         for thread in list(self._connections):
             thread.join(max(0.0, deadline - monotonic()))
 

@@ -225,7 +225,18 @@ def test_the_active_model_is_served_and_trials_wait_while_it_is_busy(scene):
             answered = asyncio.Event()
             asking = asyncio.create_task(ask_on_and_on(socket_path, second.manifest.variant, answered))
             await answered.wait()
-            await host.want(deployment=scene.deployment(second, 2), trials=(scene.trial(first),), manifests=manifests)
+            busy = {
+                "deployment": scene.deployment(second, 2),
+                "manifests": manifests,
+                "config": Config(telemetry_s=0.2),
+            }
+            await host.want(**busy)
+            await host.until(lambda: host.telemetry and host.telemetry[-1].request_inputs)
+            told = host.telemetry[-1]
+            assert told.requests >= told.request_latency.total >= 1
+            assert (told.request_errors, told.request_inputs[0].name, told.request_inputs[0].mean) == (0, "x", 0.0)
+            assert told.request_p50_ms > 0
+            await host.want(**busy, trials=(scene.trial(first),))
             await host.until(lambda: any(said.phase == "waiting" for said in host.progress))
             assert not host.reports
             asking.cancel()
@@ -239,6 +250,34 @@ def test_the_active_model_is_served_and_trials_wait_while_it_is_busy(scene):
                 if socket_path.exists() and await ready(socket_path, second.manifest.variant):
                     break
         scene.broker.start()
+
+    asyncio.run(story())
+
+
+def test_a_quota_evicts_what_is_not_in_use_and_never_the_active_model(scene):
+    """Of one MiB: the active model and one more of these fit, and a third takes the place of the second."""
+    pytest.importorskip("onnxruntime")
+
+    async def story():
+        active, second, third = (scene.model(280_000, seed=seed) for seed in (1, 2, 3))
+        blobs = scene.agent.state_dir / "blobs"
+        kept = {"config": Config(store_quota_bytes=1 << 20), "deployment": scene.deployment(active)}
+        kept["manifests"] = scene_manifests = ()
+        async with scene.host() as host:
+            scene.agent.start()
+            kept["manifests"] = scene_manifests = host.offer(active, second, third)
+            await host.want(**kept)
+            await host.until(lambda: host.states and host.states[-1].active)
+            for number, model in enumerate((second, third), 1):
+                await host.want(**kept, trials=(scene.trial(model, number),))
+                await host.until(lambda m=model: any(report.manifest == m.id for report in host.reports))
+                assert isinstance(host.reports[-1].outcome, Measured), host.reports[-1]
+            assert len(scene_manifests) == 3
+            there = {path.name for path in blobs.iterdir()}
+            models = [model.manifest.model.sha256 for model in (active, second, third)]
+            assert [sha256 in there for sha256 in models] == [True, False, True]
+            assert sum(path.stat().st_size for path in blobs.iterdir()) <= 1 << 20
+            scene.agent.stop()
 
     asyncio.run(story())
 

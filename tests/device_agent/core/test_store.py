@@ -36,6 +36,14 @@ def test_the_least_recently_used_go_first_and_what_is_kept_stays(tmp_path):
     assert [store.present(blob) for blob in (old, middle, new)] == [True, False, True]
 
 
+def test_a_blob_that_was_used_goes_later(tmp_path):
+    store = Store(tmp_path / "blobs", Files())
+    old, new = (put(store, tmp_path, bytes([n]) * 100, age=10 - n) for n in range(2))
+    assert store.verify(old), "as a trial or a deployment does before it uses it"
+    store.make_room(100, 200, keep=())
+    assert [store.present(blob) for blob in (old, new)] == [True, False]
+
+
 def test_what_cannot_fit_evicts_nothing(tmp_path):
     store = Store(tmp_path / "blobs", Files())
     blob = put(store, tmp_path, b"x" * 100)

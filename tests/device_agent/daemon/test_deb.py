@@ -1,6 +1,7 @@
-"""The Debian package: what is in it, and what its scripts would do. Without runtimes, which change nothing here."""
+"""The Debian package: what is in it, and what it does to a system. Without runtimes, which change nothing here."""
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -82,3 +83,43 @@ def test_the_agent_in_it_starts_from_where_it_will_lie(package):
     command = ["/usr/bin/python3.11", "-I", "-S", "-c", code, str(site), "version"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.startswith("edgepress-agent "), done.stderr
+
+
+IN_A_SYSTEM = """
+set -e
+mount -t tmpfs tmpfs $1
+mkdir $1/upper $1/work $1/root
+mount -t overlay overlay -o lowerdir=/,upperdir=$1/upper,workdir=$1/work $1/root
+cp $2 $1/root/agent.deb
+for step in \
+    'dpkg -i /agent.deb' 'edgepress-agent version' 'id -un edgepress' 'systemctl is-enabled edgepress-agent' \
+    'dpkg -i /agent.deb' \
+    'dpkg -r edgepress-agent' 'test ! -e /etc/systemd/system/edgepress-agent.service' 'test -d /etc/edgepress' \
+    'dpkg -P edgepress-agent' 'test ! -e /etc/edgepress' 'test ! -e /opt/edgepress/bin'
+do
+    echo "== $step"
+    chroot $1/root $step
+done
+"""
+"""In a copy of this system that nobody else sees, and that goes with its last process."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root, to mount and to install")
+def test_it_installs_again_and_goes_without_a_trace(package, tmp_path):
+    arch, tree, _ = package
+    here = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True).stdout.strip()
+    needs = re.search(r"^Depends: (.*)", (tree / "DEBIAN/control").read_text(), re.MULTILINE)[1]
+    names = [need.split()[0] for need in needs.split(", ")]
+    known = subprocess.run(["dpkg", "-s", *names], capture_output=True, check=False)
+    if arch != here or known.returncode != 0:
+        pytest.skip(f"installs where {', '.join(names)} are, on {arch}")
+    (deb,) = tree.parent.glob("edgepress-agent_*.deb")
+    command = ["unshare", "--mount", "sh", "-c", IN_A_SYSTEM, "sh", str(tmp_path), str(deb)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "mount" in done.stderr and "==" not in done.stdout:
+        pytest.skip(f"no overlay can be mounted here: {done.stderr.splitlines()[0]}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = dict(zip(*[iter(re.split(r"^== (.*)\n", done.stdout, flags=re.MULTILINE)[1:])] * 2, strict=True))
+    assert said["edgepress-agent version"].startswith("edgepress-agent ")
+    assert (said["id -un edgepress"], said["systemctl is-enabled edgepress-agent"]) == ("edgepress\n", "enabled\n")
+    assert "unchanged /etc/systemd/system/edgepress-agent.service" in said["dpkg -i /agent.deb"], "the second time"

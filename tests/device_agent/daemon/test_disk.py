@@ -117,7 +117,7 @@ def test_a_card_that_has_become_read_only_still_serves_the_active_model(scene, s
             await host.want(deployment=scene.deployment(first, 1), manifests=manifests)
             await host.until(lambda: phase(host, 1, scene, first) == "active")
             scene.agent.stop()
-            await asyncio.to_thread(subprocess.run, ["mount", "-o", "remount,ro", str(small_disk)], check=True)
+            await becomes_read_only(small_disk)
 
             heard = len(host.states)
             scene.agent.start("--serve", f"unix:{address}")

@@ -59,3 +59,38 @@ def test_logs_without_a_journal_is_one_line():
     done = asked("logs", PATH="/nowhere")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "journalctl is not there" in done.stderr
+
+
+def stand_in(folder, name, code):
+    """A program of systemd's, which writes down how it was called."""
+    script = folder / name
+    script.write_text(f'#!/bin/sh\necho "$0" "$@" >> {folder}/called\n{code}\n')
+    script.chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def test_it_says_what_systemd_says_of_the_service(tmp_path, scene, config):
+    scene.agent.start()
+
+    async def story():
+        async with scene.host() as host:
+            await host.until(lambda: host.states)
+
+    asyncio.run(story())
+    said = "LoadState=loaded\nActiveState=active\nSubState=running\nStatusText=connected to mqtt://b"
+    path = stand_in(tmp_path, "systemctl", f"printf '{said}\n'")
+    shown = json.loads(asked("status", "--config", config, "--json", **path).stdout)
+    assert (shown["service"], shown["said"]) == ("active (running)", "connected to mqtt://b")
+    assert " show edgepress-agent " in (tmp_path / "called").read_text()
+    path = stand_in(tmp_path, "systemctl", "echo LoadState=not-found")
+    assert json.loads(asked("status", "--config", config, "--json", **path).stdout)["service"] is None
+
+
+def test_logs_are_those_of_the_service(tmp_path):
+    path = stand_in(tmp_path, "journalctl", "echo 2026-01-01 a line")
+    done = asked("logs", "--lines", "7", "--follow", **path)
+    assert (done.returncode, done.stdout) == (0, "2026-01-01 a line\n")
+    called = (tmp_path / "called").read_text().split()[1:]
+    assert called == ["--unit=edgepress-agent", "--lines=7", "--output=short-iso", "--follow"]
+    assert asked("logs", **path).returncode == 0
+    assert "--no-pager" in (tmp_path / "called").read_text()

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from edgepress_agent.isolation import seccomp, syscalls
-from edgepress_agent.measure.pipe import Open, Opened
+from edgepress_agent.isolation import seccomp, sight, syscalls
+from edgepress_agent.measure.pipe import Confine, Open, Opened
 from edgepress_agent.measure.worker import NICE, Worker
 from edgepress_agent.serving.serve import Server
 from edgepress_protocol.errors import Unavailable
@@ -24,10 +24,12 @@ OWN, OTHER = 4711, 4712
 THREAD, PROCESS = 0x3D0F00, 17
 
 
-def judge(machine: str, name: str, argument: int = 0, *, unix_sockets: bool = False, audit: int | None = None) -> int:
-    """Run the filter as the kernel would, on one call."""
+def judge(
+    machine: str, name: str, argument: int = 0, *, unix_sockets: bool = False, audit: int | None = None, table: int = 0
+) -> int:
+    """Run the filter as the kernel would, on one call, whose number may be of another table."""
     architecture = syscalls.ARCHITECTURES[machine]
-    record = {0: architecture.numbers[name], 4: audit or architecture.audit, 16: argument & 0xFFFFFFFF}
+    record = {0: architecture.numbers[name] | table, 4: audit or architecture.audit, 16: argument & 0xFFFFFFFF}
     program = seccomp.build(machine, OWN, unix_sockets=unix_sockets)
     at, accumulator = 0, 0
     while True:
@@ -58,6 +60,7 @@ def test_the_filter_refuses_what_it_should_on_every_processor(machine):
     assert [judge(machine, "socket", family) for family in (1, 2, 10)] == [REFUSE] * 3
     assert [judge(machine, "socket", family, unix_sockets=True) for family in (1, 2, 10)] == [ALLOW, REFUSE, REFUSE]
     assert judge(machine, "clone", THREAD, audit=0x40000003) == REFUSE
+    assert judge(machine, "clone", THREAD, table=0x40000000) == ABSENT, "x32 has a second number for every call"
 
 
 @pytest.mark.parametrize(
@@ -94,14 +97,26 @@ def test_a_kernel_without_guards_is_told_in_a_line_each(tmp_path):
 def test_a_child_says_what_confines_it_and_the_kernel_agrees(tmp_path):
     variant = Variant("tiny")
 
-    async def look() -> tuple[Worker, Opened, dict[str, str], int]:
+    async def look() -> tuple[Worker, Opened, dict[str, str], dict[str, object]]:
         async with Worker(tmp_path / "work") as child:
-            opened = await child.ask(Open(variant.manifest, str(variant.model)), Opened)
+            question = Open(variant.manifest, str(variant.model), memory_limit_bytes=1 << 30)
+            opened = await child.ask(question, Opened)
             (process,) = psutil.Process().children()
-            return child, opened, status(process.pid), process.nice()
+            own = Path(f"/proc/{process.pid}")
+            kernels = {
+                "nice": process.nice(),
+                "address space": process.rlimit(psutil.RLIMIT_AS)[0],
+                "size": process.memory_info().vms,
+                "first to go": (own / "oom_score_adj").read_text().strip(),
+                "group": (own / "autogroup").read_text() if (own / "autogroup").exists() else f"nice {NICE}",
+            }
+            return child, opened, status(process.pid), kernels
 
-    child, opened, seen, nice = asyncio.run(look())
-    assert nice == NICE
+    child, opened, seen, kernels = asyncio.run(look())
+    assert kernels["nice"] == NICE
+    assert kernels["group"].strip().endswith(f"nice {NICE}")
+    assert kernels["first to go"] == "1000"
+    assert 1 << 30 < kernels["address space"] < (1 << 30) + kernels["size"], "above what the empty runtime has"
     assert f"nice {NICE}" in child.guards.on
     assert "no-new-privileges" in child.guards.on
     assert seen["NoNewPrivs"] == "1"
@@ -116,6 +131,20 @@ def test_a_measurement_says_what_confined_it(lab: Lab):
     result = lab.profile_variant("tiny").measurement
     assert {"no-new-privileges", "no-capabilities", "address-space"} <= set(result.guards)
     assert result.providers == ("cpu",)
+
+
+def test_the_nodes_of_a_gpu_are_seen_where_one_is_asked_for(tmp_path):
+    nodes = ("nvmap", "nvhost-gpu", "nvgpu/igpu0/ctrl", "host1x-fence", "dma_heap/system", "dri/renderD128", "nvidia0")
+    for node in (*nodes, "mmcblk0", "mem"):
+        (tmp_path / node).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / node).touch()
+
+    def seen(*, gpu: bool) -> set[str]:
+        allowed = sight.paths(Confine((), "/scratch", gpu=gpu), dev=tmp_path)
+        return {str(each.path.relative_to(tmp_path)) for each in allowed if each.path.is_relative_to(tmp_path)}
+
+    assert seen(gpu=True) - seen(gpu=False) == {*nodes, "shm"}
+    assert seen(gpu=False) == {"null", "zero", "full", "random", "urandom"}
 
 
 # ---- the process that serves
@@ -145,7 +174,7 @@ def test_the_serving_process_is_confined_and_still_answers(lab: Lab):
     [
         ("crash", "SIGSEGV"),
         ("abort", "memory"),
-        ("eat", "Unable to allocate"),
+        ("eat", "no more after"),
         ("raise_", "no kernel"),
         ("fork", "refused: EPERM"),
     ],

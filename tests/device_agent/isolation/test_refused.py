@@ -73,6 +73,13 @@ def test_other_files_are_out_of_sight_and_its_own_are_read_only(lab: Lab, tmp_pa
 
 
 @needs_seccomp
+@pytest.mark.parametrize("kind", ["shm", "sem", "msg"])
+def test_nothing_is_made_that_would_stay(lab: Lab, kind):
+    """Memory and queues of System V outlive the process that made them."""
+    assert tried(lab, f"stay {kind}") == "refused: EPERM"
+
+
+@needs_seccomp
 def test_a_file_cannot_be_given_other_rights(lab: Lab):
     assert tried(lab, f"chmod {lab.folder / 'model.misbehaving'}") == "refused: EPERM"
 

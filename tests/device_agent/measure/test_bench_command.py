@@ -62,6 +62,13 @@ def test_a_mistake_is_one_line(arguments, line):
     assert "Traceback" not in done.stderr
 
 
+def test_a_file_that_keeps_its_weights_elsewhere_is_refused_before_the_runtime_sees_it():
+    needs_format("onnx")
+    done = bench(MODELS / "outside.onnx", *QUICK)
+    assert done.returncode == 2
+    assert "the file keeps tensors in another file, '../../outside.bin'" in done.stderr
+
+
 def test_a_file_that_is_no_model_is_one_line(tmp_path):
     needs_format("onnx")
     (tmp_path / "torn.onnx").write_bytes(b"torn")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import psutil
 import pytest
@@ -87,11 +89,17 @@ def test_a_model_that_hangs_is_stopped(lab: Lab, misbehaving_runtime):
     wait_for(lambda: all(gone(pid) for pid in children))
 
 
-@pytest.mark.parametrize("limit_bytes", [128 << 20, None])
-def test_a_model_beyond_its_memory_limit_is_an_outcome(lab: Lab, misbehaving_runtime, limit_bytes):
-    """None: the limit is then what the board has."""
-    options = msgspec.structs.replace(QUICK, memory_limit_bytes=limit_bytes)
-    assert lab.profile(*lab.misbehaving("eat"), options).kind == "memory"
+@pytest.mark.parametrize("limit_mib", [128, 1024, None])
+def test_a_model_beyond_its_memory_limit_is_an_outcome(lab: Lab, misbehaving_runtime, limit_mib):
+    """It takes pieces of 64 MiB until it gets no more; None: the limit is then what the board has."""
+    options = msgspec.structs.replace(QUICK, memory_limit_bytes=limit_mib and limit_mib << 20)
+    outcome = lab.profile(*lab.misbehaving("eat"), options)
+    assert outcome.kind == "memory"
+    taken_mib = int(re.fullmatch(r"no more after (\d+) MiB", outcome.detail)[1])
+    if limit_mib is None:
+        assert taken_mib < psutil.virtual_memory().total / 2**20 + 2048
+    else:
+        assert limit_mib / 2 - 64 <= taken_mib <= limit_mib
 
 
 @pytest.mark.parametrize("name", ["tiny", "float"])

@@ -129,7 +129,7 @@ def test_the_page_says_so(tmp_path):
 
     def run(server):
         for block in blocks:
-            code = block.replace("/var/lib/edgepress/serve.sock", sock).replace("[0.1, 0.2, 0.3, 0.4]", "[0.5] * 16")
+            code = block.replace("/run/edgepress/serve.sock", sock).replace("[0.1, 0.2, 0.3, 0.4]", "[0.5] * 16")
             code = code.replace("[1, 4]", "[1, 16]")
             done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr

@@ -10,8 +10,8 @@ import threading
 
 import pytest
 from edgepress_agent.serving.serve import Server
-from measure_lab import Variant
-from serve_lab import RIGHT, asked, children, connect, counted, in_version, serve
+from measure_lab import Lab, Variant
+from serve_lab import RIGHT, asked, children, connect, counted, in_version, serve, serving_file
 
 VERSIONS = [digit * 64 for digit in "123"]
 
@@ -116,6 +116,23 @@ def test_a_request_that_is_half_sent_when_its_model_goes_is_answered_by_that_mod
         client.close()
 
     serve(tmp_path, story)
+
+
+def test_a_slow_answer_is_waited_for_though_its_model_goes(lab: Lab, misbehaving_runtime):
+    request = {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1]}]}
+    variant = Variant("tiny")
+
+    async def story():
+        given = lab.misbehaving("slow")
+        async with serving_file(lab.folder / "w", given, f"unix:{lab.folder}/s.sock", answer_s=60.0) as server:
+            slow = asyncio.create_task(asked(server, "POST", "/v2/models/active/infer", request))
+            while server.stats().in_flight == 0:  # noqa: ASYNC110 - a test looks from outside, where no event is
+                await asyncio.sleep(0.01)
+            await server.swap(variant.manifest, variant.model)
+            return await slow
+
+    status, answer = asyncio.run(story())
+    assert (status, answer["model_name"]) == (200, "slow")
 
 
 async def heard(clients: list[Client], more: int) -> None:
