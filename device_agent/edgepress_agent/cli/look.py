@@ -20,7 +20,8 @@ def probe(root: Path, *, as_json: bool) -> None:
     from edgepress_agent.board import describe
     from edgepress_agent.board.probe import see
 
-    seen = see(root, device_id="probe", state_dir=Path.cwd())
+    # The disk that an agent's folder is on as a rule; where the user stands may be gone.
+    seen = see(root, device_id="probe", state_dir=Path("/"))
     click.echo(describe.as_json(seen) if as_json else describe.as_text(seen))
 
 
