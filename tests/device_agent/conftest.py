@@ -40,6 +40,7 @@ from edgepress_protocol.signing import PrivateKey
 from edgepress_protocol.topics import Topics
 from edgepress_protocol.transfer import describe, encode_frame, from_bitmap, split
 from edgepress_protocol.version import SPOKEN
+from protobuf import field
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "models"
 QUICK = ProfileOptions(windows=1, window_s=0.05, warmup_runs=1, warmup_s=0, timeout_s=60, energy=False)
@@ -100,8 +101,8 @@ class Model:
 
     def __init__(self, key: PrivateKey, padding_bytes: int = 0, chunk_bytes: int = 4096, seed: int = 0) -> None:
         text = base64.b64encode(random.Random(seed).randbytes(padding_bytes))
-        # Field 6 of ModelProto, length-delimited: onnx.proto's doc_string.
-        data = (FIXTURES / "tiny.onnx").read_bytes() + (b"\x32" + varint(len(text)) + text if text else b"")
+        # Field 6 of ModelProto is doc_string.
+        data = (FIXTURES / "tiny.onnx").read_bytes() + (field(6, text) if text else b"")
         written = json.loads((FIXTURES / "tiny.manifest.json").read_text())
         self.blobs: dict[str, tuple[Blob, bytes]] = {}
         template = msgspec.json.decode(json.dumps(written), type=Manifest)
@@ -132,14 +133,6 @@ class Model:
 
     def evaluation(self) -> EvaluationSet:
         return EvaluationSet(self.add((FIXTURES / "tiny.top1.safetensors").read_bytes()), samples=8)
-
-
-def varint(number: int) -> bytes:
-    out = b""
-    while number > 127:
-        out += bytes([number & 127 | 128])
-        number >>= 7
-    return out + bytes([number])
 
 
 class Host:

@@ -7,22 +7,7 @@ from pathlib import Path
 import numpy as np
 from edgepress_protocol.manifest import Manifest, Quantization, TensorSpec
 from edgepress_protocol.transfer import describe
-
-
-def varint(number: int) -> bytes:
-    """Encode a number as protobuf does."""
-    out = b""
-    while number > 127:
-        out += bytes([number & 127 | 128])
-        number >>= 7
-    return out + bytes([number])
-
-
-def field(number: int, content: bytes | int) -> bytes:
-    """Encode a field: bytes with their length, or a number."""
-    if isinstance(content, int):
-        return varint(number << 3) + varint(content)
-    return varint(number << 3 | 2) + varint(len(content)) + content
+from protobuf import field
 
 
 def int8_ends(folder: Path) -> tuple[Manifest, Path, Path]:
