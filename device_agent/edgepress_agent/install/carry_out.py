@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,20 +63,29 @@ def _do(step: Step, root: Path) -> str:
 
 def _write(file: File, root: Path) -> str:
     target = under(root, file.path)
-    if target.is_file() and target.read_text("utf-8", errors="replace") == file.text:
+    mode = 0o640 if file.private else 0o644
+    group = group_id(root, USER) if file.private else None
+    if _is_so(target, file.text, mode, group):
         return f"unchanged {file.path}"
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(file.text)
-        group = group_id(root, USER) if file.private else None
         if group is not None:
             os.fchown(descriptor, -1, group)
-        os.fchmod(descriptor, 0o640 if file.private else 0o644)
+        os.fchmod(descriptor, mode)
         os.fsync(descriptor)
     fresh.replace(target)
     return f"wrote {file.path}"
+
+
+def _is_so(target: Path, text: str, mode: int, group: int | None) -> bool:
+    """Whether a file has this text and may be read by those who should."""
+    if not target.is_file() or target.read_text("utf-8", errors="replace") != text:
+        return False
+    now = target.stat()
+    return stat.S_IMODE(now.st_mode) == mode and group in (None, now.st_gid)
 
 
 def _remove(path: Path, target: Path) -> str:

@@ -28,6 +28,7 @@ _FILE_BITS = {1: 13, 2: 14, 3: 15, 4: 15}
 """How many rights over files each version knows; later ones know 16."""
 
 READ = _READ_FILE | _READ_DIR
+LIST = _READ_DIR
 DEVICE = _READ_FILE | _WRITE_FILE | _READ_DIR | _IOCTL_DEV
 OWN = READ | _WRITE_FILE | _TRUNCATE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG
 

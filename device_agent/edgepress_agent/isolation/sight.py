@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgepress_agent.board import gpu
-from edgepress_agent.isolation.landlock import DEVICE, OWN, READ, Allowed
+from edgepress_agent.isolation.landlock import DEVICE, LIST, OWN, READ, Allowed
 from edgepress_agent.measure.pipe import Confine
 
 # Not /etc, /var, /home, /root, /run: there are keys, passwords and the agent's own state.
@@ -33,6 +33,9 @@ def paths(plan: Confine, dev: Path = Path("/dev")) -> Iterator[Allowed]:
     if plan.gpu:
         yield from (Allowed(Path(path), READ) for path in _OF_GPUS)
         yield from (Allowed(path, DEVICE) for pattern, _ in gpu.NODES for path in sorted(dev.glob(pattern)))
+        # Drivers look for their nodes by listing the folders that they are in.
+        folders = {parent for pattern, _ in gpu.NODES for parent in Path(pattern).parents} - {Path()}
+        yield from (Allowed(path, LIST) for folder in sorted(folders) for path in sorted(dev.glob(str(folder))))
         yield Allowed(dev / "shm", DEVICE)
     yield Allowed(Path(plan.scratch), OWN)
 

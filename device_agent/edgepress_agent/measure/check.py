@@ -8,6 +8,7 @@ from pathlib import Path
 from edgepress_protocol.manifest import Manifest
 from edgepress_protocol.messages import Failed
 
+from edgepress_agent import runtimes
 from edgepress_agent.measure.needs import unmet
 from edgepress_agent.measure.pipe import CheckGolden, GoldenChecked, Open, Opened
 from edgepress_agent.measure.worker import Ended, Worker
@@ -34,7 +35,9 @@ async def golden(
 
 
 def _open(manifest: Manifest, model: Path, golden: Path | None) -> Open:
-    return Open(manifest, str(model.absolute()), golden=None if golden is None else str(golden.absolute()))
+    runtime, _ = runtimes.get(manifest.format)
+    vectors = None if golden is None else str(golden.absolute())
+    return Open(manifest, str(model.absolute()), runtime.name, golden=vectors)
 
 
 async def _run(asked: Open, work_dir: Path) -> Failed | None:

@@ -78,11 +78,12 @@ def throttling(now: Snapshot) -> str:
     return f"the board is throttled: {pi_throttled.words(bits)}" if bits else ""
 
 
-def notes(before: Snapshot, after: Snapshot) -> tuple[str, ...]:
-    """Say what the fields of `Conditions` have no place for."""
-    lines = list(dict.fromkeys((*before.troubles, *after.troubles)))
-    if after.power_mode is not None:
-        lines.append(f"power mode {after.power_mode}")
-    if line := throttled(before, after):
+def notes(before: Snapshot, *later: Snapshot) -> tuple[str, ...]:
+    """Say what the fields of `Conditions` have no place for, of several moments in their order."""
+    last = later[-1]
+    lines = list(dict.fromkeys(trouble for shot in (before, *later) for trouble in shot.troubles))
+    if last.power_mode is not None:
+        lines.append(f"power mode {last.power_mode}")
+    if line := throttled(before, last):
         lines.append(line)
     return tuple(lines)

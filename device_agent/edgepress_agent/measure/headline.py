@@ -17,6 +17,9 @@ from edgepress_agent.measure.job import Job, Place
 from edgepress_agent.measure.pipe import CheckGolden, GoldenChecked, Opened, Timed, TimeWindows, Warm, WarmUp
 from edgepress_agent.measure.worker import Ended, Worker
 
+MOST_TIMES = 2
+"""How often the windows are timed at most, the board at rest before each time."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -30,8 +33,9 @@ class Timing:
 
 @dataclass(frozen=True)
 class Headline:
-    """What was measured of a freshly loaded model, up to its latency in a tight loop."""
+    """What was measured of a freshly loaded model, up to its latency in a tight loop; `rest` is the board before it."""
 
+    rest: conditions.Snapshot
     opened: Opened
     golden: GoldenChecked | None
     warm: Warm
@@ -55,7 +59,7 @@ async def measured(child: Worker, job: Job, place: Place) -> Headline:
     warm = await child.ask(WarmUp(options.warmup_runs, options.warmup_s), Warm)
     place.say(f"timing {options.windows} windows of {options.window_s:g} s")
     timing, notes = await _timed(child, options, place, before)
-    return Headline(opened, golden, warm, timing, notes)
+    return Headline(before.last, opened, golden, warm, timing, notes)
 
 
 async def _timed(
@@ -66,6 +70,7 @@ async def _timed(
         place.say(f"once more: {first.quiet.disturbed[0]}")
         # The loop itself has warmed the board: what cools now is not what disturbs.
         again = await quiet.at_rest(place.board, place.root, options.window_s, place.say)
+        await child.ask(WarmUp(options.warmup_runs, options.warmup_s), Warm)
         second = await _time(child, options, place, again, attempts=2)
         why = "; ".join(first.quiet.disturbed)
         return second, (f"timed twice: the first time was disturbed ({why}); the second stands",)

@@ -1,7 +1,8 @@
 """What agent and child say to each other: MessagePack over a socket pair, each message after its length.
 
 The agent asks, the child answers each question once; a `Trouble` is an answer to any of them. The length
-is a u32, big-endian.
+is a u32, big-endian. Fields that come later have defaults: an agent whose package is replaced under it starts children
+of the new one.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Look(msgspec.Struct, frozen=True, tag="look"):
 
     format: str
     model: str
-    runtime: str
+    runtime: str = ""
 
 
 class CheckGolden(msgspec.Struct, frozen=True, tag="check-golden"):
@@ -118,8 +119,8 @@ class Serve(msgspec.Struct, frozen=True, tag="serve"):
 
     manifest: Manifest
     model: str
-    runtime: str
-    answer_s: float
+    runtime: str = ""
+    answer_s: float = 300.0
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from edgepress_protocol.errors import Unavailable
-from edgepress_protocol.measurement import Accuracy, Energy, Layer, Measurement, Paced, Usage
+from edgepress_protocol.measurement import Accuracy, AtThreads, Energy, Layer, Measurement, Paced, Soak, Usage
 from edgepress_protocol.messages import Failed, Measured, ProfileOptions
 
 from edgepress_agent import sensors
@@ -20,6 +21,7 @@ from edgepress_agent.measure import apart, conditions, energy, headline, quiet, 
 from edgepress_agent.measure.job import Job, Place
 from edgepress_agent.measure.needs import unmet
 from edgepress_agent.measure.pipe import (
+    Confined,
     Evaluate,
     Evaluated,
     Open,
@@ -33,6 +35,9 @@ from edgepress_agent.measure.turns import turn
 from edgepress_agent.measure.worker import Ended, Worker
 
 OnPhase = Callable[[str, str], None]
+
+LOOK_S = 120.0
+"""How long it may take to see where layers run; TensorRT builds its engine once more for it."""
 
 
 async def profile(job: Job, *, root: Path, lock: Path, on_phase: OnPhase) -> Measured | Failed:
@@ -58,64 +63,94 @@ async def profile(job: Job, *, root: Path, lock: Path, on_phase: OnPhase) -> Mea
 
 
 def _longest_s(options: ProfileOptions) -> float:
-    """Bound a trial: a long load, and what the board takes to cool for it, come on top."""
-    return options.timeout_s + (options.soak_s + quiet.COOL_S if options.soak_s else 0.0)
+    """Bound a trial: what the board takes to come to rest, and a long load, come on top of its time."""
+    soak_s = options.soak_s + quiet.COOL_S if options.soak_s else 0.0
+    return options.timeout_s + headline.MOST_TIMES * quiet.longest_rest_s(options.window_s) + soak_s
+
+
+@dataclass(frozen=True)
+class Own:
+    """What was measured in the process of the headline, after it."""
+
+    cost: Usage
+    paced: Paced | None
+    energy: Energy | None
+    accuracy: Accuracy | None
+    confined: Confined
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Apart:
+    """What was measured in processes of its own, once the headline's had given its memory back."""
+
+    sweep: tuple[AtThreads, ...]
+    layers: tuple[Layer, ...]
+    soak: Soak | None
+    end: conditions.Snapshot
+    notes: tuple[str, ...]
 
 
 async def _measure(job: Job, place: Place) -> Measured:
     async with Worker(job.work_dir) as child:
         head = await headline.measured(child, job, place)
-        return await _complete(child, job, place, head)
+        own = await _own(child, job, place)
+    apart_ = await _apart(job, place, head.rest)
+    return Measured(_put_together(job, place, head, own, apart_))
 
 
-async def _complete(child: Worker, job: Job, place: Place, head: headline.Headline) -> Measured:
-    """Measure all that comes after the headline, first in the same process, then in others."""
+async def _own(child: Worker, job: Job, place: Place) -> Own:
     options = job.trial.options
     cost = await _usage(child, options, place)
     paced = await _paced(child, options, place)
     net, power_lost = await _energy(child, options, place)
-    accuracy = await _evaluate(child, job, place)
-    asked, work_dir = job.open(), job.work_dir
-    sweep = await apart.sweep(work_dir, asked, options, place.say)
-    layers, about_layers = await _layers(job, asked, place)
-    timing = head.timing
-    soak = await apart.soak(work_dir, asked, options, place, timing.before) if options.soak_s else None
+    return Own(cost, paced, net, await _evaluate(child, job, place), child.guards, power_lost)
+
+
+async def _apart(job: Job, place: Place, rest: conditions.Snapshot) -> Apart:
+    options, asked = job.trial.options, job.open()
+    sweep = await apart.sweep(job.work_dir, asked, options, place.say)
+    layers, notes = await _layers(job, asked, place)
+    soak = await apart.soak(job.work_dir, asked, options, place, rest) if options.soak_s else None
     end = await asyncio.to_thread(conditions.read, place.board, place.root)
-    return Measured(
-        Measurement(
-            runtime=head.opened.runtime,
-            load_ms=head.opened.load_ms,
-            first_ms=head.opened.first_ms,
-            warmup_runs=head.warm.runs,
-            latency=timing.latency,
-            memory=head.warm.memory,
-            threads=options.threads,
-            batch=head.opened.batch,
-            before=timing.before.conditions,
-            after=timing.after.conditions,
-            accuracy=accuracy,
-            energy=net,
-            golden_max_error=None if head.golden is None else head.golden.max_error,
-            simulated=place.root != Path("/"),
-            emulated=emulated(),
-            notes=(
-                *_notes(options, head.opened),
-                *head.notes,
-                *power_lost,
-                *about_layers,
-                *(f"the model's process was not confined by {guard}" for guard in child.guards.off),
-                *(f"no readings of {trouble}" for trouble in sensors.look(place.root).troubles),
-                *conditions.notes(timing.before, end),
-            ),
-            paced=paced,
-            usage=cost,
-            sweep=sweep,
-            layers=layers if options.layers else (),
-            soak=soak,
-            quiet=timing.quiet,
-            providers=head.opened.providers,
-            guards=(*child.guards.on, *head.opened.limits),
-        )
+    return Apart(sweep, layers, soak, end, notes)
+
+
+def _put_together(job: Job, place: Place, head: headline.Headline, own: Own, others: Apart) -> Measurement:
+    options, timing = job.trial.options, head.timing
+    return Measurement(
+        runtime=head.opened.runtime,
+        load_ms=head.opened.load_ms,
+        first_ms=head.opened.first_ms,
+        warmup_runs=head.warm.runs,
+        latency=timing.latency,
+        memory=head.warm.memory,
+        threads=options.threads,
+        batch=head.opened.batch,
+        before=timing.before.conditions,
+        after=timing.after.conditions,
+        accuracy=own.accuracy,
+        energy=own.energy,
+        golden_max_error=None if head.golden is None else head.golden.max_error,
+        simulated=place.root != Path("/"),
+        emulated=emulated(),
+        notes=(
+            *_notes(options, head.opened),
+            *head.notes,
+            *own.notes,
+            *others.notes,
+            *(f"the model's process was not confined by {guard}" for guard in own.confined.off),
+            *(f"no readings of {trouble}" for trouble in sensors.look(place.root).troubles),
+            *conditions.notes(timing.before, timing.after, others.end),
+        ),
+        paced=own.paced,
+        usage=own.cost,
+        sweep=others.sweep,
+        layers=others.layers,
+        soak=others.soak,
+        quiet=timing.quiet,
+        providers=head.opened.providers,
+        guards=(*own.confined.on, *head.opened.limits),
     )
 
 
@@ -162,13 +197,24 @@ async def _evaluate(child: Worker, job: Job, place: Place) -> Accuracy | None:
 
 
 async def _layers(job: Job, asked: Open, place: Place) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
-    """Time the layers where that was asked for, and look where they run where another place than the CPU was."""
+    """Time the layers where that was asked for, and look where they run where another place than the CPU was.
+
+    The look alone costs the trial nothing where it fails: what was measured stands.
+    """
     options = job.trial.options
     elsewhere = [provider for provider in options.providers if provider != "cpu"]
-    if not options.layers and not elsewhere:
+    if options.layers:
+        layers, trouble = await apart.layers(job.work_dir, asked, place.say)
+        return layers, (*trouble, *apart.strayed(layers, elsewhere))
+    if not elsewhere:
         return (), ()
-    layers, trouble = await apart.layers(job.work_dir, asked, place.say)
-    return layers, (*(trouble if options.layers else ()), *apart.strayed(layers, elsewhere))
+    try:
+        layers, _ = await asyncio.wait_for(apart.layers(job.work_dir, asked, place.say), LOOK_S)
+    except Ended as end:
+        return (), (f"where its layers ran is not known: {end}",)
+    except asyncio.TimeoutError:
+        return (), (f"where its layers ran is not known: not told within {LOOK_S:g} s",)
+    return (), apart.strayed(layers, elsewhere)
 
 
 def _notes(options: ProfileOptions, opened: Opened) -> tuple[str, ...]:

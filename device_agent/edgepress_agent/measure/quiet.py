@@ -79,6 +79,11 @@ async def check(board: Sequence[sensors.Source], root: Path, window_s: float) ->
     return Check(first, last, time.monotonic() - started, others.busy_cores())
 
 
+def longest_rest_s(window_s: float) -> float:
+    """How long `at_rest` may take."""
+    return REST_CHECKS * min(CHECK_S, window_s)
+
+
 async def at_rest(board: Sequence[sensors.Source], root: Path, window_s: float, say: Says) -> Check:
     """Look at the board until it neither warms nor cools, but not for ever: `judge` says what is amiss then."""
     seen = await check(board, root, window_s)

@@ -118,7 +118,8 @@ def get(artifact_format: str, name: str = "") -> tuple[Runtime, RuntimeModule]:
         if runtime is not None and runtime.format == artifact_format and name in ("", runtime.name):
             return runtime, module
     have = ", ".join(f"{each.format} ({each.name} {each.version})" for each in installed()) or "none"
-    raise Unsupported(f"no runtime for format {artifact_format!r} is installed; this agent runs: {have}")
+    wanted = f"no runtime {name}" if name else "no runtime"
+    raise Unsupported(f"{wanted} for format {artifact_format!r} is installed; this agent runs: {have}")
 
 
 @functools.cache

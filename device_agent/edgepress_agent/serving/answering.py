@@ -94,6 +94,8 @@ def report(counts: Counts, pipe: socket.socket, tell_every_s: float) -> None:
     """Tell the agent what changed, at once and then at most four times a second; and now and then that nothing did."""
     while True:
         counts.changed.wait(tell_every_s)
+        # In this order: what comes after the flag is cleared sets it again, and what came before the end is taken.
+        counts.changed.clear()
         last = counts.over
         pipe.sendall(pack(counts.take()))
         if last:

@@ -139,7 +139,8 @@ class Connection:
         try:
             body = self._read_body(asked)
             started_ns = perf_counter_ns()
-            arrays = self._infer_from(asked, body)
+            with self._service.owing():
+                arrays = self._infer_from(asked, body)
             failed = arrays is None
         finally:
             counts.end(perf_counter_ns() - started_ns, failed=failed)

@@ -37,6 +37,9 @@ A client's largest request, 32 MiB of samples, is to have its time, too. So does
 long: a runtime may hang with the interpreter's lock in its hands.
 """
 
+_MOST_RETIRING = 2
+"""Models before the last that may still owe answers: a board has no memory for more."""
+
 _RETIRE_S = 5.0
 """What a process has to end in, once its last answer is given."""
 
@@ -69,7 +72,7 @@ class Server:
         self._work_dir = work_dir
         self._answer_s = answer_s
         self._current: _Serving | None = None
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring: dict[asyncio.Task[None], None] = {}
         self._all: set[_Serving] = set()
         self._requests = 0
         self._errors = 0
@@ -113,8 +116,10 @@ class Server:
         old, self._current = self._current, next_one
         if old is not None:
             retiring = asyncio.create_task(self._retire(old), name="retire the old model")
-            self._retiring.add(retiring)
-            retiring.add_done_callback(self._retiring.discard)
+            self._retiring[retiring] = None
+            retiring.add_done_callback(lambda done: self._retiring.pop(done, None))
+            for oldest in list(self._retiring)[:-_MOST_RETIRING]:
+                oldest.cancel()
 
     async def stop(self) -> None:
         """Kill the children and stop listening."""
@@ -213,11 +218,13 @@ class Server:
     async def _retire(self, serving: _Serving) -> None:
         serving.draining = True
         assert serving.task is not None
-        if serving.child is not None:
-            with contextlib.suppress(Ended):
-                await serving.child.tell(Drain())
-            await asyncio.wait({serving.task}, timeout=self._answer_s + _RETIRE_S)
-        await self._end(serving)
+        try:
+            if serving.child is not None:
+                with contextlib.suppress(Ended):
+                    await serving.child.tell(Drain())
+                await asyncio.wait({serving.task}, timeout=self._answer_s + _RETIRE_S)
+        finally:
+            await self._end(serving)
 
     async def _end(self, serving: _Serving) -> None:
         assert serving.task is not None

@@ -17,6 +17,8 @@ from edgepress_agent.serving.looking import Looker
 from edgepress_agent.serving.v2 import Endpoint
 
 MAX_CONNECTIONS = 64
+_SLOW_S = 30.0
+"""What a process that is to end waits for the rest of a request."""
 
 
 class Counts:
@@ -54,7 +56,6 @@ class Counts:
     def take(self) -> Served:
         """Return what is new, and start anew."""
         with self._lock:
-            self.changed.clear()
             latencies, errors = self._latencies_ns, self._errors
             self._latencies_ns, self._errors = [], 0
             in_flight = self._in_flight
@@ -88,6 +89,8 @@ class Service:
         self.counts = Counts(self.looker)
         # Interpreters are not made for several threads, and a board has no cores to spare.
         self._turn = threading.Lock()
+        self._settled = threading.Condition()
+        self._owed = 0
         self.draining = False
         self._give = give
         self._handle = answer
@@ -128,13 +131,31 @@ class Service:
         """Give a connection, between two requests, to the process that serves next."""
         socket.send_fds(self._give, [b"c"], [connection.fileno()])
 
+    @contextmanager
+    def owing(self) -> Iterator[None]:
+        """Owe an answer: a request is here in full."""
+        with self._settled:
+            self._owed += 1
+        try:
+            yield
+        finally:
+            with self._settled:
+                self._owed -= 1
+                self._settled.notify_all()
+
     def drain(self, seconds: float) -> None:
-        """Wait until every connection has its answer, and has been handed over; but for so long at most."""
+        """Wait until every connection has its answer, and has been handed over.
+
+        A request that is here in full is answered, if that takes no more than so many seconds; one that comes slowly
+        has a part of them.
+        """
         self.draining = True
         os.close(self._rope)
-        deadline = monotonic() + seconds
+        begun_s = monotonic()
         for thread in list(self._connections):
-            thread.join(max(0.0, deadline - monotonic()))
+            thread.join(max(0.0, begun_s + min(seconds, _SLOW_S) - monotonic()))
+        with self._settled:
+            self._settled.wait_for(lambda: not self._owed, max(0.0, begun_s + seconds - monotonic()))
 
     def _answer(self, connection: socket.socket) -> None:
         try:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from edgepress_host.choice import naming
-from edgepress_host.choice.figures import Entry, Run
+from edgepress_host.choice.figures import Entry, Run, not_the_cpu
 
 if TYPE_CHECKING:
     from edgepress_host.client.artifacts import Artifact
@@ -54,24 +54,38 @@ def latest_outcomes(
     models: dict[str, str],
 ) -> dict[tuple[str, str], Run]:
     """Latest outcome by model file and device; `kinds` are boards by device, `models` files by manifest."""
+    trials = list(trials)
+    asked = {trial.id: trial.options for trial in trials}
     dated = [
-        (one.measurement.batch, one.received_unix_s, one.manifest, Run.of(one.device, one.board.kind, one.measurement))
+        (one.received_unix_s, one.manifest, Run.of(one.device, one.board.kind, one.measurement, asked.get(one.trial)))
         for one in measurements
     ]
     for trial in trials:
         if trial.state == "failed" and trial.device in kinds:
-            run = Run(trial.device, kinds[trial.device], failed=trial.detail or "failed")
-            dated.append((trial.options.batch, trial.ended_unix_s or 0.0, trial.manifest, run))
-    # The choice is for one sample at a time, so that a later run with a larger batch does not hide it.
-    dated.sort(key=lambda one: (one[0] == 1, one[1]))
-    return {(models[manifest], run.device): run for *_, manifest, run in dated if manifest in models}
+            how = trial.options
+            run = Run(
+                trial.device,
+                kinds[trial.device],
+                batch=how.batch,
+                threads=how.threads,
+                elsewhere=not_the_cpu(how.providers),
+                failed=trial.detail or "failed",
+            )
+            dated.append((trial.ended_unix_s or 0.0, trial.manifest, run))
+    # What was tried in another way than the active model is served hides nothing that was tried in this.
+    dated.sort(key=lambda one: (one[2].as_served, one[0]))
+    return {(models[manifest], run.device): run for _, manifest, run in dated if manifest in models}
 
 
 def latest_measurements(
     measurements: Iterable[MeasurementView], models: dict[str, str]
 ) -> dict[tuple[str, str], MeasurementView]:
-    """Of several measurements of one file on one device the last, by model file and device."""
-    dated = sorted(measurements, key=lambda one: (one.measurement.batch == 1, one.received_unix_s))
+    """Of several measurements of one file on one device the last, by model file and device; those as served first."""
+
+    def rank(one: MeasurementView) -> tuple[bool, float]:
+        return Run.of(one.device, one.board.kind, one.measurement).as_served, one.received_unix_s
+
+    dated = sorted(measurements, key=rank)
     return {(models[one.manifest], one.device): one for one in dated if one.manifest in models}
 
 

@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 from edgepress_protocol.measurement import Measurement
+from edgepress_protocol.messages import ProfileOptions
 
 from edgepress_host import units
 
@@ -44,7 +45,7 @@ N = TypeVar("N", int, float)
 class Run(msgspec.Struct, frozen=True):
     """One trial's outcome on one device. `p95_latency_ms` is of the worst window where the run was unstable.
 
-    `elsewhere` names the places other than the CPU where it ran.
+    `elsewhere` names the places other than the runtime's own where it was asked to run, and did.
     """
 
     device: str
@@ -63,8 +64,8 @@ class Run(msgspec.Struct, frozen=True):
     failed: str | None = None
 
     @staticmethod
-    def of(device: str, kind: str, measurement: Measurement) -> Run:
-        """Take from a measurement what a choice rests on."""
+    def of(device: str, kind: str, measurement: Measurement, asked: ProfileOptions | None = None) -> Run:
+        """Take from a measurement what a choice rests on; `asked` is its trial's, where that is still known."""
         latency = measurement.latency
         worst_ms = max((window.p95_ms for window in latency.windows), default=latency.p95_ms)
         return Run(
@@ -77,17 +78,21 @@ class Run(msgspec.Struct, frozen=True):
             accuracy=measurement.accuracy.value if measurement.accuracy else None,
             batch=measurement.batch,
             threads=measurement.threads,
-            elsewhere=tuple(provider for provider in measurement.providers if provider != "cpu"),
+            elsewhere=() if asked is not None and not asked.providers else not_the_cpu(measurement.providers),
             unstable=latency.unstable,
             simulated=measurement.simulated,
             emulated=measurement.emulated,
         )
 
     @property
+    def as_served(self) -> bool:
+        """Whether it was asked to run in the way in which the active model is served."""
+        return self.batch == 1 and self.threads == 1 and not self.elsewhere
+
+    @property
     def timed(self) -> bool:
-        """Whether its latency may enter a choice: a real device's, in the way in which the active model is served."""
-        as_served = self.batch == 1 and self.threads == 1 and not self.elsewhere
-        return self.failed is None and not self.emulated and as_served and self.p95_latency_ms is not None
+        """Whether its latency may enter a choice: a real device's, as the active model is served."""
+        return self.failed is None and not self.emulated and self.as_served and self.p95_latency_ms is not None
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -135,6 +140,11 @@ class Reference(msgspec.Struct, frozen=True):
         return known.get(format_, max(known.values())) - accuracy
 
 
+def not_the_cpu(providers: Iterable[str]) -> tuple[str, ...]:
+    """Names of places other than the CPU."""
+    return tuple(provider for provider in providers if provider != "cpu")
+
+
 def reference(entries: Iterable[Entry]) -> Reference:
     """Find what accuracy drops are counted from, in one group."""
     originals = [entry for entry in entries if entry.variant == ORIGINAL]
@@ -171,7 +181,7 @@ def gather(entry: Entry, against: Reference) -> Figures:
 
 def why_not_measured(entry: Entry, group: str, per: str) -> str:
     """Why this artifact cannot enter the choice, empty where it can. One failure in a group counts for all of it."""
-    failed = sorted((run.device, run.failed) for run in entry.runs if run.failed is not None)
+    failed = sorted((run.device, run.failed) for run in entry.runs if run.failed is not None and run.as_served)
     if failed:
         return "; ".join(f"failed on {device}: {reason}" for device, reason in failed)
     if any(run.timed for run in entry.runs):
@@ -183,7 +193,7 @@ def why_not_measured(entry: Entry, group: str, per: str) -> str:
         return f"measured only with batch {', '.join(map(str, batches))}; the choice is for one sample at a time"
     ways = sorted({way for run in entry.runs for way in _not_as_served(run)})
     if ways:
-        return f"measured only {', '.join(ways)}; the active model is served on the CPU, by one thread"
+        return f"tried only {', '.join(ways)}; the active model is served on the CPU, by one thread"
     return f"{NEVER_TRIED}{'any ' if per == 'kind' else ''}{group}"
 
 
@@ -224,7 +234,8 @@ def notes(entry: Entry, found: Figures, devices: int) -> tuple[str, ...]:
 
 
 def _device_accuracy(entry: Entry) -> float | None:
-    return min((run.accuracy for run in entry.runs if run.accuracy is not None and run.failed is None), default=None)
+    known = (run for run in entry.runs if run.failed is None and not run.elsewhere)
+    return min((run.accuracy for run in known if run.accuracy is not None), default=None)
 
 
 def _over(merge: Callable[[Sequence[N]], N], values: Iterable[N | None]) -> N | None:

@@ -184,6 +184,11 @@ def test_what_the_broker_wants_is_copied_for_the_service_alone(root, trust, tmp_
     assert password.stat().st_gid == board.group_id(root, "edgepress")
     assert (authority.read_text(), stat.S_IMODE(authority.stat().st_mode)) == ((tmp_path / "ca.crt").read_text(), 0o644)
     config = (root / "etc/edgepress/agent.toml").read_text()
+    password.chmod(0o644)
+    (root / "etc/edgepress/agent.toml").unlink()
+    again = agent("install", "--root", root, "--program", "/opt/edgepress/bin/edgepress-agent", *broker, *files)
+    assert "wrote /etc/edgepress/broker-password" in again.stdout, "anybody could have read it"
+    assert stat.S_IMODE(password.stat().st_mode) == 0o640
     assert 'password_file = "/etc/edgepress/broker-password"\n' in config
     assert 'ca = "/etc/edgepress/ca.pem"\n' in config
     assert agent("uninstall", "--root", root, "--purge").returncode == 0

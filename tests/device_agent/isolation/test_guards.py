@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from edgepress_agent.isolation import seccomp, sight, syscalls
+from edgepress_agent.isolation.landlock import LIST
 from edgepress_agent.measure.pipe import Confine, Open, Opened
 from edgepress_agent.measure.worker import NICE, Worker
 from edgepress_agent.serving.serve import Server
@@ -143,7 +144,9 @@ def test_the_nodes_of_a_gpu_are_seen_where_one_is_asked_for(tmp_path):
         allowed = sight.paths(Confine((), "/scratch", gpu=gpu), dev=tmp_path)
         return {str(each.path.relative_to(tmp_path)) for each in allowed if each.path.is_relative_to(tmp_path)}
 
-    assert seen(gpu=True) - seen(gpu=False) == {*nodes, "shm"}
+    assert seen(gpu=True) - seen(gpu=False) == {*nodes, "shm", "nvgpu", "nvgpu/igpu0", "dma_heap", "dri"}
+    listed = {each.path.name for each in sight.paths(Confine((), "/s", gpu=True), dev=tmp_path) if each.rights == LIST}
+    assert listed == {"nvgpu", "igpu0", "dma_heap", "dri"}, "to be listed, and no more"
     assert seen(gpu=False) == {"null", "zero", "full", "random", "urandom"}
 
 

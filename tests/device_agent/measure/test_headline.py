@@ -31,7 +31,7 @@ class Child:
 
     def __init__(self, *timings: tuple[float, ...]) -> None:
         self.timings = iter(timings)
-        self.timed = 0
+        self.timed = self.warmed = 0
         self.as_it_is_timed: Callable[[int], None] = lambda number: None
 
     async def ask(self, question: object, kind: type) -> object:
@@ -40,6 +40,7 @@ class Child:
             self.as_it_is_timed(self.timed)
             windows = tuple(Window(1, 1.0, ms, ms) for ms in next(self.timings))
             return Timed(windows, Histogram.of([10**6]), 10**6, 10**6)
+        self.warmed += kind is Warm
         return {Opened: Opened(Runtime("r", "1", "onnx"), 1, 1, 1), Warm: Warm(1, Memory(1, 1, 1))}[kind]
 
 
@@ -107,6 +108,8 @@ def test_a_disturbed_timing_gives_way_to_the_second_and_its_conditions(lab: Lab,
     child.as_it_is_timed = happens
     found = measured(lab, board, child)
     assert found.timing.latency.p50_ms == 2.0
+    assert child.warmed == 2, "it has rested meanwhile"
+    assert found.rest.conditions.temperature_celsius == 46.738
     assert found.timing.before.conditions.temperature_celsius == 46.3
     assert found.timing.after.conditions.temperature_celsius == 46.6
     assert (found.timing.quiet.attempts, len(found.timing.quiet.disturbed)) == (2, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -90,6 +91,24 @@ def test_a_board_that_warms_or_cools_is_waited_for_but_not_for_ever(monkeypatch,
     assert told == [
         f"waiting for the board to come to rest: the board cooled by {m:.1f} °C" for m in moves[: looks - 1]
     ]
+
+
+def test_a_board_that_never_rests_is_measured_within_its_time(lab: Lab, board: Path, monkeypatch):
+    """A coarse sensor that goes up and down by a degree: twenty looks of 50 ms come on top of the trial's second."""
+    real, moved = quiet.check, []
+
+    async def check(*given: object) -> quiet.Check:
+        moved.append(await real(*given))
+        warm = msgspec.structs.replace(moved[-1].last.conditions, temperature_celsius=60.0)
+        return dataclasses.replace(moved[-1], last=dataclasses.replace(moved[-1].last, conditions=warm))
+
+    monkeypatch.setattr(quiet, "check", check)
+    monkeypatch.setattr(quiet, "REST_CHECKS", 100)
+    variant = Variant("tiny")
+    options = msgspec.structs.replace(QUICK, windows=1, paced_hz=0, energy=False, timeout_s=8.0)
+    result = lab.profile(variant.manifest, variant.model, options, root=board)
+    assert len(moved) == 2 * 100
+    assert "before it the board warmed by 13.3 °C" in result.measurement.quiet.disturbed
 
 
 def test_a_board_cools_before_a_long_load(board: Path):

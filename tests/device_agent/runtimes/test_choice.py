@@ -9,12 +9,13 @@ import msgspec
 import onnx_files
 import pytest
 from edgepress_agent import runtimes
-from edgepress_agent.measure import apart, local
+from edgepress_agent.measure import apart, check, local
+from edgepress_agent.measure.worker import Ended
 from edgepress_agent.runtimes import onnx
 from edgepress_agent.serving.serve import Server
 from edgepress_protocol.manifest import Quantization
 from edgepress_protocol.measurement import Layer
-from edgepress_protocol.messages import Measured
+from edgepress_protocol.messages import Failed, Measured
 from measure_lab import QUICK, Lab, Variant, needs_format
 
 LIGHT = msgspec.structs.replace(QUICK, windows=1, window_s=0.02, warmup_runs=1, warmup_s=0, paced_hz=0)
@@ -33,6 +34,15 @@ def test_the_runtime_that_was_chosen_is_the_one_that_runs(lab: Lab, only_second)
     measured = lab.profile(variant.manifest, variant.model, LIGHT)
     assert isinstance(measured, Measured), measured
     assert measured.measurement.runtime.name == "second"
+
+
+def test_the_golden_vectors_are_held_against_the_runtime_that_will_serve(lab: Lab, only_second):
+    """It answers nothing but zeros: ONNX Runtime, which is installed too, would have passed."""
+    variant = Variant("tiny")
+    done = check.golden(variant.manifest, variant.model, variant.golden, timeout_s=60, work_dir=lab.folder / "work")
+    outcome = asyncio.run(done)
+    assert outcome is not None
+    assert outcome.kind == "golden"
 
 
 def test_it_serves_and_looks_at_files_too(lab: Lab, only_second):
@@ -66,6 +76,18 @@ def test_a_place_that_is_here_and_runs_nothing_is_said(lab: Lab):
     assert found.providers == ("azure", "cpu")
     assert "of 2 layers, 0 ran on azure, 2 on cpu" in found.notes
     assert found.layers == (), "they were not asked for"
+
+
+def test_a_look_that_fails_costs_the_measurement_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    async def fails(*_: object) -> None:
+        raise Ended(Failed("memory", "CUDA failure 2: out of memory"))
+
+    monkeypatch.setattr(apart, "layers", fails)
+    found = lab.profile_variant("tiny", msgspec.structs.replace(LIGHT, providers=("azure",)))
+    assert isinstance(found, Measured), found
+    assert "where its layers ran is not known: CUDA failure 2: out of memory" in found.measurement.notes
+    asked = lab.profile_variant("tiny", msgspec.structs.replace(LIGHT, layers=True))
+    assert asked.kind == "memory", "what was asked for is no look"
 
 
 def test_providers_are_tried_in_the_order_in_which_they_are_asked_for(monkeypatch: pytest.MonkeyPatch):

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 from edgepress_agent.serving.serve import Server
-from measure_lab import Lab, Variant
+from measure_lab import Lab, Variant, wait_for
 from serve_lab import RIGHT, asked, children, connect, counted, in_version, serve, serving_file
 
 VERSIONS = [digit * 64 for digit in "123"]
@@ -133,6 +133,27 @@ def test_a_slow_answer_is_waited_for_though_its_model_goes(lab: Lab, misbehaving
 
     status, answer = asyncio.run(story())
     assert (status, answer["model_name"]) == (200, "slow")
+
+
+def test_no_more_than_two_models_of_before_are_kept_for_clients_that_dawdle(tmp_path):
+    """Each swap leaves one request that never comes in full."""
+    variant = Variant("tiny")
+    half = b"POST /v2/models/active/infer HTTP/1.1\r\nContent-Length: 400\r\n\r\n{"
+
+    async def story(server: Server):
+        before, dawdling = children(), []
+        for version in ("4" * 64, *VERSIONS):
+            dawdling.append((await asyncio.open_unix_connection(server.address[5:]))[1])
+            dawdling[-1].write(half)
+            wanted = len(dawdling)
+            while server.stats().in_flight < min(wanted, 3):  # noqa: ASYNC110 - no event is seen from outside
+                await asyncio.sleep(0.01)
+            await server.swap(in_version(variant.manifest, version), variant.model)
+        await asyncio.to_thread(wait_for, lambda: len(children() - before) == 3 and not children() & before, 20)
+        for each in dawdling:
+            each.close()
+
+    serve(tmp_path / "w", story, address=f"unix:{tmp_path}/s.sock")
 
 
 async def heard(clients: list[Client], more: int) -> None:

@@ -13,7 +13,7 @@ from edgepress_host import units
 from edgepress_host.choice import facts, gains
 from edgepress_host.choice.budget import Budget
 from edgepress_host.choice.choices import SavedChoice
-from edgepress_host.choice.figures import Run
+from edgepress_host.choice.figures import Entry, Run
 from edgepress_host.choice.select import pick
 from edgepress_host.cli import _shared
 from edgepress_host.reporting import plot, report
@@ -74,7 +74,7 @@ def measured(of: ManifestView, p50_ms: float, *, at: float = 1.0, device: str = 
         warmup_runs=10,
         latency=latency,
         memory=Memory(1, 2, 3),
-        threads=1,
+        threads=more.pop("threads", 1),
         batch=more.pop("batch", 1),
         before=Conditions(governor=HOSTILE),
         after=Conditions(),
@@ -213,6 +213,38 @@ def test_the_latest_outcome_counts_and_a_batch_does_not_hide_it() -> None:
     assert [run.p50_latency_ms for run in entry.runs] == [2.0]
     latest = facts.latest_measurements(views, {one.manifest: one.model})
     assert latest[one.model, "pi"].measurement.latency.p50_ms == 2.0
+
+
+@pytest.mark.parametrize("how", [{"threads": 4}, {"providers": ("cuda", "cpu")}])
+def test_what_is_not_as_served_hides_no_measurement_that_is(how: dict[str, object]) -> None:
+    one = manifest("a", 1)
+    views = [measured(one, 1.0, at=1.0, accuracy=Accuracy("top1", 0.9, 9)), measured(one, 9.0, at=3.0, **how)]
+    asked = ProfileOptions(threads=4) if "threads" in how else ProfileOptions(providers=("cuda",))
+    trial = TrialView("late", "pi", one.manifest, "a", "onnx", "failed", "no memory", asked, None, 1.0, 9.0)
+    models, kinds = {one.manifest: one.model}, {"pi": "raspberry-pi-5"}
+    run = facts.latest_outcomes(views, [trial], kinds, models)[one.model, "pi"]
+    assert (run.p50_latency_ms, run.failed) == (1.0, None)
+    assert facts.latest_measurements(views, models)[one.model, "pi"].measurement.latency.p50_ms == 1.0
+    failed = facts.latest_outcomes([], [trial], kinds, models)[one.model, "pi"]
+    (choice,) = pick([Entry("a", "onnx", 1000, 0.9, (failed,))], Budget())
+    assert choice.standings[0].reason.startswith("tried only ")
+
+
+def test_accuracy_of_another_place_is_not_that_of_the_active_model() -> None:
+    one = manifest("a", 1)
+    away = measured(one, 1.0, at=2.0, accuracy=Accuracy("top1", 0.7, 9), providers=("tensorrt",))
+    (entry,) = facts.entries([one], [one], [away], [], [])
+    (choice,) = pick([entry], Budget())
+    assert choice.standings[0].figures.accuracy_from != "device"
+
+
+def test_a_runtime_whose_own_place_is_no_cpu_is_as_served_there() -> None:
+    """The trial asked for no place, so that the active model runs where it ran."""
+    one = manifest("a", 1)
+    view = measured(one, 1.0, providers=("npu",))
+    trial = TrialView(view.trial, "pi", one.manifest, "a", "onnx", "done", "", ProfileOptions(), None, 1.0, 2.0)
+    (entry,) = facts.entries([one], [one], [view], [trial], [])
+    assert entry.runs[0].timed
 
 
 def test_an_unstable_measurement_enters_with_its_worst_window() -> None:

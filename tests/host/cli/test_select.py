@@ -199,7 +199,7 @@ def test_not_measured_here_is_said_and_the_other_kind_is_not_disturbed() -> None
 def test_what_is_measured_otherwise_than_it_is_served_never_enters(how: dict[str, object], words: str) -> None:
     choice = only([entry("a", run(p95_latency_ms=0.001, **how)), entry("b")])
     assert choice.chosen == "b:onnx"
-    reason = f"measured only {words}; the active model is served on the CPU, by one thread"
+    reason = f"tried only {words}; the active model is served on the CPU, by one thread"
     assert standing(choice, "a:onnx").reason == reason
     assert only([entry("a", run(**how), run(device="pi-2", p95_latency_ms=1.5)), entry("b")]).chosen == "a:onnx"
 
