@@ -95,8 +95,8 @@ async def _measure(job: Job, place: Place) -> Measured:
     async with Worker(job.work_dir) as child:
         head = await headline.measured(child, job, place)
         own = await _own(child, job, place)
-    apart_ = await _apart(job, place, head.rest)
-    return Measured(_put_together(job, place, head, own, apart_))
+    others = await _apart(job, place, head.rest)
+    return Measured(_put_together(job, place, head, own, others))
 
 
 async def _own(child: Worker, job: Job, place: Place) -> Own:
