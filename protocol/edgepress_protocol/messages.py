@@ -44,8 +44,9 @@ class ProfileOptions(msgspec.Struct, frozen=True):
     `memory_limit_bytes` is the address space that the model may take above the empty runtime's own;
     `when_busy` measures even while the board's serving model has requests. `paced_hz` is the rate of the paced
     latency, 0 for none; `sweep_threads` are numbers of threads to time beside `threads`; `layers` asks for times per
-    layer; `soak_s` for a load so long. `timeout_s` counts neither that nor what the board takes to come to rest. `providers` are places to run on, in this
-    order (`tensorrt`, `cuda`); what is not there, or cannot run a part of the model, leaves it to the CPU.
+    layer; `soak_s` for a load so long. `timeout_s` counts neither that nor what the board takes to come to rest.
+    `providers` are places to run on, in this order (`tensorrt`, `cuda`); what is not there, or cannot run a part of the
+    model, leaves it to the CPU.
     """
 
     windows: Annotated[int, msgspec.Meta(ge=1, le=100)] = 5
