@@ -24,7 +24,10 @@ ROOT = Path(__file__).resolve().parent.parent
 TFLITE = "tflite-runtime"
 MINORS = (10, 11, 12, 13, 14)
 TESTS = ("tests/protocol", "tests/device_agent")
-NEWEST_TESTS = ("tests/protocol", *(f"tests/device_agent/{folder}" for folder in ("core", "daemon", "serving")))
+DAEMON = tuple(f"tests/device_agent/{folder}" for folder in ("core", "daemon", "serving"))
+"""About half of the agent's tests, by time."""
+
+NEWEST_TESTS = ("tests/protocol", *DAEMON)
 """Where a newer standard library shows first; all of it where EDGEPRESS_EVERY_PYTHON is set."""
 
 COMPRESSION = "tests/host/compress"
@@ -97,13 +100,17 @@ def main() -> int:
     here = Path(sys.executable)
     apart = "-q", "-p", "no:cacheprovider"
     without = [f"--ignore={folder}" for folder in (COMPRESSION, AGENT)]
+    measuring = (AGENT, *(f"--ignore={folder}" for folder in DAEMON))
     jobs = [
         partial(ran, "compression, this Python", lambda: here, (*apart, COMPRESSION, *sys.argv[1:]), shown=False),
         partial(ran, "all else, this Python", lambda: here, (*without, *sys.argv[1:]), shown=True),
-        partial(ran, "the agent, this Python", lambda: here, (*apart, AGENT, *sys.argv[1:]), shown=False),
         *(
             partial(ran, f"Python {version}", partial(prepared, version, program), (*apart, *tests), shown=False)
             for version, program, tests in others()
+        ),
+        partial(ran, "the daemon, this Python", lambda: here, (*apart, *DAEMON, *sys.argv[1:]), shown=False),
+        partial(
+            ran, "the rest of the agent, this Python", lambda: here, (*apart, *measuring, *sys.argv[1:]), shown=False
         ),
         partial(ran, TFLITE, lambda: ROOT / ".venv-tflite/bin/python", (*apart, *TFLITE_TESTS), shown=False),
     ]
