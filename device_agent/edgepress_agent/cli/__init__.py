@@ -34,7 +34,9 @@ def main() -> None:
         bare.show()
         status = bare.exit_code
     except click.ClickException as error:
-        lean.fail(f"{error.format_message()} (see edgepress-agent --help)", error.exit_code)
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "edgepress-agent"
+        lean.fail(f"{error.format_message()} (see {command} --help)", error.exit_code)
     except click.Abort:
         sys.exit(130)
     except EdgepressError as error:

@@ -68,6 +68,7 @@ def _threads(_context: click.Context, _parameter: click.Parameter, text: str) ->
     metavar="S",
     help="Also load the board for so long: its first minute and its last.",
 )
+@click.option("--runtime", metavar="NAME", help="Of two runtimes for the format this one, by its package's name.")
 @click.option("--aa", is_flag=True, help="Also time the model against itself: this board's noise floor.")
 @click.option(
     "--root", default=Path("/"), type=click.Path(path_type=Path, file_okay=False, exists=True), show_default=True
@@ -83,6 +84,7 @@ def bench(
     threads: tuple[int, ...],
     root: Path,
     measure_lock: Path | None,
+    runtime: str | None,
     *,
     aa: bool,
     as_json: bool,
@@ -97,6 +99,9 @@ def bench(
     from edgepress_protocol.messages import ProfileOptions
     from edgepress_protocol.printing import indented
 
+    from edgepress_agent import runtimes
+
+    runtimes.offer_only([runtime] if runtime else [])
     soak_s: float = options["soak_s"]  # type: ignore[assignment] # click made it one
     if 0 < soak_s < _LEAST_SOAK_S:
         raise UsageError(f"--soak {soak_s:g}: at least {_LEAST_SOAK_S:g} s, so that its first minute is not its last")
@@ -116,8 +121,14 @@ def _noise(floor: Floor | None) -> Iterator[tuple[str, str]]:
     if floor is not None:
         middle = f"median {floor.median:.3f} ({floor.median_low:.3f} to {floor.median_high:.3f})"
         single = f"single ratios {floor.low:.3f} to {floor.high:.3f}"
-        yield "A/A", f"{floor.pairs} pairs of {floor.window_s:g} s against itself: {single}, {middle}"
-        yield "", "two variants that differ by less than that cannot be told apart here"
+        yield (
+            "A/A",
+            f"p50 of two processes with this model, {floor.pairs} pairs of {floor.window_s:g} s: {single}, {middle}",
+        )
+        yield (
+            "",
+            "two variants whose p50 differ by no more than single ratios do cannot be told apart by a trial of each",
+        )
 
 
 def _longest_s(asked: ProfileOptions) -> float:

@@ -79,8 +79,8 @@ def check_reachable(program: str) -> None:
                 closed = True
             if closed:
                 raise UsageError(
-                    f"the agent is installed at {path}, and other users cannot enter {folder};"
-                    " install it where they can: python3 -m venv /opt/edgepress"
+                    f"the agent needs {path}, and other users cannot enter {folder}; make its environment where they"
+                    " can, of a Python that they may start: /usr/bin/python3 -m venv /opt/edgepress"
                 )
 
 

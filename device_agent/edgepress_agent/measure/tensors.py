@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from edgepress_protocol.errors import Rejected
 from edgepress_protocol.manifest import Carried, Manifest, TensorSpec
+from numpy import random  # here, so that it is not weighed with a model that came without inputs
 
 from edgepress_agent.runtimes import Model, Unsupported
 from edgepress_agent.runtimes._state import KeepsState
@@ -186,15 +187,15 @@ def random_inputs(bound: Bound) -> list[Array]:
 
     Reals are standard normal, quantized integers fill their range, others are 0 or 1: safe as indexes too.
     """
-    random = np.random.default_rng(_SEED)
-    return [_random(random, spec, shape_of(spec, bound.batch)) for spec in bound.inputs]
+    source = random.default_rng(_SEED)
+    return [_random(source, spec, shape_of(spec, bound.batch)) for spec in bound.inputs]
 
 
-def _random(random: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
+def _random(source: random.Generator, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
     dtype = np.dtype(spec.dtype)
     if dtype.kind == "f":
-        return random.standard_normal(shape).astype(dtype)
+        return source.standard_normal(shape).astype(dtype)
     if dtype.kind in "iu" and spec.quantization is not None:
         limits = np.iinfo(dtype)
-        return random.integers(limits.min, limits.max, shape, dtype, endpoint=True)
-    return random.integers(0, 2, shape).astype(dtype)
+        return source.integers(limits.min, limits.max, shape, dtype, endpoint=True)
+    return source.integers(0, 2, shape).astype(dtype)

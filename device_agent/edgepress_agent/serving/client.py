@@ -54,6 +54,7 @@ class Model:
     `numpy.asarray(output)` takes it without a copy.
 
     Raises:
+        ValueError: that is no address.
         OSError: nobody answers there.
         Refused: there is no such model.
     """
@@ -135,9 +136,15 @@ class Model:
         if self._address.startswith("unix:"):
             connection = socket.socket(socket.AF_UNIX)
             connection.settimeout(self._timeout_s)
-            connection.connect(self._address[5:])
+            try:
+                connection.connect(self._address[5:])
+            except OSError as error:
+                connection.close()
+                raise type(error)(error.errno, error.strerror, self._address[5:]) from None
             return connection
         host, _, port = self._address.rpartition(":")
+        if not host or not port.isdecimal():
+            raise ValueError(f"{self._address!r}: expected unix:PATH or HOST:PORT")
         connection = socket.create_connection((host.strip("[]"), int(port)), self._timeout_s)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection

@@ -83,25 +83,35 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except click.exceptions.NoArgsIsHelpError as bare:
         bare.show()
         status = bare.exit_code
-    except click.ClickException as error:
-        status = _say(_usage(error), 2)
-    except UsageError as error:
-        status = _say(str(error), 2)
-    except EdgepressError as error:
-        status = _say(str(error), 1)
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        status = _say("stopped", INTERRUPTED, prefix="")
     except BrokenPipeError:
         # The reader of our output left (`| head`): nothing more to say, nor anywhere to say it.
         _drop_output()
         status = 0
-    except OSError as error:
-        # What the machine refuses (a folder, a full disk) and nobody nearer has found better words for.
-        if error.filename is None:
-            _drop_output()
-        where = f"{error.filename}: " if error.filename is not None else ""
-        status = _say(f"{where}{error.strerror or error}", 1)
+    except (click.ClickException, EdgepressError, ImportError, OSError, KeyboardInterrupt, click.Abort) as error:
+        status = _ended(error)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _ended(error: BaseException) -> int:
+    """Say in one line why a command ended, and return its exit status."""
+    match error:
+        case click.ClickException():
+            return _say(_usage(error), 2)
+        case UsageError():
+            return _say(str(error), 2)
+        case EdgepressError():
+            return _say(str(error), 1)
+        case ModuleNotFoundError(name=str(name)) if not name.startswith("edgepress"):
+            return _say(f"{name} is not installed: this needs the host's parts, edgepress[host]", 1)
+        case ImportError():
+            raise error
+        case OSError():
+            # What the machine refuses (a folder, a full disk) and nobody nearer has found better words for.
+            if error.filename is None:
+                _drop_output()
+            where = f"{error.filename}: " if error.filename is not None else ""
+            return _say(f"{where}{error.strerror or error}", 1)
+    return _say("stopped", INTERRUPTED, prefix="")
 
 
 def _drop_output() -> None:

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 import click
-from edgepress_protocol.errors import Unavailable
+from edgepress_protocol.errors import Unavailable, UsageError
 
 from edgepress_host import units
 from edgepress_host.cli._shared import (
@@ -54,8 +54,13 @@ def command(context: click.Context, settings: Settings, awaited: str | None, tim
 @json_option
 @pass_settings
 def remove(settings: Settings, device: str, as_json: bool) -> None:
-    """Forget a device, and clear what the broker keeps for it."""
+    """Forget a device whose agent has ended, and clear what the broker keeps for it."""
     with controller(settings) as client:
+        # It would not say again who it is before its next start, and be missing until then.
+        if any(view.id == device and view.online for view in client.devices()):
+            raise UsageError(
+                f"{device} is connected: end its agent first, with `edgepress-agent uninstall` on the board"
+            )
         client.forget_device(device)
     if as_json:
         print_json({"removed": device})

@@ -43,7 +43,7 @@ def test_in_words_with_the_noise_floor_and_what_is_missing_said():
     assert {"model", "runtime", "board", "tight loop", "memory", "energy", "guards", "A/A"} <= set(labels)
     assert "at 20 Hz" not in labels
     assert "nowhere" in next(line for line in done.stdout.splitlines() if line.startswith("note"))
-    assert "against itself" in done.stdout
+    assert "p50 of two processes with this model, 24 pairs" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,8 @@ def test_in_words_with_the_noise_floor_and_what_is_missing_said():
         (("--threads", "1,none"), "expected numbers from 1 to 256"),
         (("--soak", "5"), "--soak 5: at least 120 s"),
         (("--provider", "CUDA!"), "a provider is a word such as cuda"),
-        (("--root", "nowhere"), "does not exist"),
+        (("--root", "nowhere"), "does not exist. (see edgepress-agent bench --help)"),
+        (("--runtime", "nowhere"), "--runtime nowhere: not installed here"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, line):
@@ -67,6 +68,16 @@ def test_a_file_that_keeps_its_weights_elsewhere_is_refused_before_the_runtime_s
     done = bench(MODELS / "outside.onnx", *QUICK)
     assert done.returncode == 2
     assert "the file keeps tensors in another file, '../../outside.bin'" in done.stderr
+
+
+def test_the_runtime_is_chosen_and_what_it_is_fed_is_not_weighed():
+    pytest.importorskip("openvino")
+    found = {}
+    for name in ("openvino", "onnxruntime"):
+        done = bench(MODELS / "tiny.onnx", *QUICK, "--paced", "0", "--runtime", name, "--json")
+        assert done.returncode == 0, done.stderr
+        found[name] = json.loads(done.stdout)["measurement"]
+        assert found[name]["runtime"]["name"] == name
 
 
 def test_a_file_that_is_no_model_is_one_line(tmp_path):

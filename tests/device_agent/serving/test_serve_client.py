@@ -113,6 +113,15 @@ def test_it_goes_on_through_deployments_and_crashes(tmp_path):
     asyncio.run(story())
 
 
+@pytest.mark.parametrize(
+    ("address", "kind", "words"),
+    [("/run/s.sock", ValueError, "expected unix:PATH or HOST:PORT"), ("unix:/no/s.sock", OSError, "/no/s.sock")],
+)
+def test_an_address_that_leads_nowhere_is_named(address, kind, words):
+    with pytest.raises(kind, match=words):
+        client_file.Model(address)
+
+
 def test_it_needs_the_standard_library_alone(endpoint, tmp_path):
     (tmp_path / "copied.py").write_text(Path(client_file.__file__).read_text())
     code = f"import copied; print(copied.Model({endpoint.address!r})([0.5] * 16)[0].tolist())"

@@ -186,3 +186,17 @@ def test_ctrl_c_is_one_word_and_130(shell: Any) -> None:
 @pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
 def test_completion_scripts(shell: Any, name: str) -> None:
     assert "_EDGEPRESS_COMPLETE" in shell.run("completion", name).stdout
+
+
+def test_in_an_environment_of_the_agent_alone_it_says_what_it_lacks(shell: Any, tmp_path: Path) -> None:
+    """As the wheel installs it on a board: the command is there, its parts are not."""
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['httpx'] = None\n")
+    done = subprocess.run(
+        shell.command("devices"),
+        env={**shell.environment, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "httpx is not installed: this needs the host's parts" in done.stderr

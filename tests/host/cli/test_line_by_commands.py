@@ -192,6 +192,7 @@ def test_tables_for_people(line: Any, profiled: dict[str, Any]) -> None:
 def test_a_device_can_be_forgotten(line: Any) -> None:
     line.start_agent("guest")
     line.wait_for(guest=True)
+    assert line.error("devices", "remove", "guest").startswith("guest is connected: end its agent first")
     line.stop_agent("guest")
     line.wait_for(guest=False)
     assert line.json("devices", "remove", "guest") == {"removed": "guest"}
@@ -222,6 +223,7 @@ def test_a_board_that_trusts_another_key_is_named_and_holds_nobody_up(
         assert "stranger refuses this controller: " in said
     finally:
         line.stop_agent("stranger")
+        line.wait_for(stranger=False)
         line.run("devices", "remove", "stranger")
 
 
@@ -245,4 +247,5 @@ def test_a_board_that_ran_nothing_before_can_be_rolled_back(line: Any, profiled:
         assert "novice ran nothing before" in line.run("rollback", "--devices", "novice").stderr
     finally:
         line.stop_agent("novice")
+        line.wait_for(novice=False)
         line.run("devices", "remove", "novice")
