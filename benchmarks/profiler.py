@@ -1,8 +1,8 @@
 """Whether the agent's figures can be trusted: its latency against bare loops, its energy against powers that are known.
 
-`python benchmarks/profiler.py [--pairs 96] [--starts 8] [--window-s 0.5] [--simulations 1000] [--write] [FILE …]`. Without files it
-takes ResNet-8 of the zoo, in both formats. A process keeps a level of its own for as long as it lives, so that all
-three are started anew in between. `--write` puts the tables into docs/benchmarks.md.
+`python benchmarks/profiler.py [--pairs 96] [--starts 8] [--window-s 0.5] [--simulations 1000] [--write] [FILE …]`.
+Without files it takes ResNet-8 of the zoo, in both formats. A process keeps a level of its own for as long as it lives,
+so that all three are started anew in between. `--write` puts the tables into docs/benchmarks.md.
 """
 
 from __future__ import annotations
