@@ -18,7 +18,7 @@ import userland
 def arm_python() -> Path:
     """The Arm interpreter, which `make test-arm64` has prepared."""
     if "EDGEPRESS_ARM64" not in os.environ:
-        pytest.skip("the agent on 64-bit Arm under qemu takes minutes: make test-arm64")
+        pytest.skip("the agent on 64-bit Arm under qemu is a run of its own: make test-arm64")
     if userland.WHY_NOT.exists():
         pytest.skip(f"no 64-bit Arm userland here: {userland.WHY_NOT.read_text()}")
     return userland.PYTHON

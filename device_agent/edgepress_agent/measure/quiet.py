@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from edgepress_agent import sensors
 from edgepress_agent.board.load import Load
 from edgepress_agent.measure import conditions
 from edgepress_agent.measure.conditions import Snapshot
+from edgepress_agent.measure.job import Says
 
 CHECK_S = 3.0
 """How long a board is looked at before a trial; no longer than one of the trial's windows."""
@@ -35,8 +36,6 @@ REST_CHECKS = 20
 COOL_S = 300.0
 COOL_CELSIUS = 2.0
 """Before a long load a board may cool for so long, until it is no more than this above what it was before the trial."""
-
-Says = Callable[[str], None]
 
 
 @dataclass(frozen=True)
